@@ -1,0 +1,172 @@
+//! The thread's HTTP clients for backends.
+//!
+//! Owns: connection settings and TLS. Must never do: follow redirects, decompress, limit
+//! connections or time out by itself (the pump's own timers do); each of these awc defaults would
+//! break a long generation.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_rt::net::TcpStream;
+use actix_service::Service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection, ConnectorService};
+use awc::http::Uri;
+use awc::{Client, Connector};
+use chat_proxy_core::registry::Endpoint;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+/// Name resolution and TCP connect together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// uvicorn closes idle connections after 5 s; ours must be given up before.
+const IDLE_CONNECTION: Duration = Duration::from_secs(3);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Whom a connection trusts; each kind has a client, and so a pool, of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Trust {
+    /// `http://`: no TLS at all, and no certificates to read.
+    Plain,
+    /// The system's certificates.
+    System,
+    /// The certificates of one file.
+    File(String),
+}
+
+impl Trust {
+    fn of(endpoint: &Endpoint) -> Trust {
+        match &endpoint.ca_file {
+            _ if endpoint.base().starts_with("http://") => Trust::Plain,
+            None => Trust::System,
+            Some(path) => Trust::File(path.clone()),
+        }
+    }
+}
+
+/// The thread's clients.
+#[derive(Default)]
+pub(super) struct Clients {
+    by_trust: RefCell<HashMap<Trust, Client>>,
+}
+
+/// A CA file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("ca_file {path}: {message}")]
+pub(super) struct CaError {
+    path: String,
+    message: String,
+}
+
+impl Clients {
+    /// The client for a backend.
+    pub(super) fn get(&self, endpoint: &Endpoint) -> Result<Client, CaError> {
+        let trust = Trust::of(endpoint);
+        if let Some(client) = self.by_trust.borrow().get(&trust) {
+            return Ok(client.clone());
+        }
+        let tls = match &trust {
+            Trust::Plain => None,
+            Trust::System => Some(system_tls()),
+            Trust::File(path) => Some(Arc::new(tls_config(ca_roots(path)?))),
+        };
+        let client = build(tls);
+        self.by_trust.borrow_mut().insert(trust, client.clone());
+        Ok(client)
+    }
+
+    /// Gives up the pool that served a backend which broke the protocol: it may close the
+    /// connections that it has just handed back (seen: llama.cpp, a few milliseconds after an
+    /// empty stream), and the next request on one of them would fail through no fault of its own.
+    /// Requests that are under way keep their connections.
+    pub(super) fn forget(&self, endpoint: &Endpoint) {
+        self.by_trust.borrow_mut().remove(&Trust::of(endpoint));
+    }
+}
+
+fn build(tls: Option<Arc<ClientConfig>>) -> Client {
+    let mut connector = Connector::new().connector(NoDelay { connector: Rc::default() });
+    if let Some(tls) = tls {
+        connector = connector.rustls_0_23(tls);
+    }
+    let connector = connector
+        .timeout(CONNECT_TIMEOUT)
+        .handshake_timeout(TLS_TIMEOUT)
+        .conn_keep_alive(IDLE_CONNECTION)
+        .conn_lifetime(CONNECTION_LIFETIME)
+        .limit(0);
+    Client::builder()
+        .connector(connector)
+        .disable_timeout()
+        .disable_redirects()
+        .no_default_headers()
+        .finish()
+}
+
+/// Reading the system's certificates takes milliseconds: once per process.
+fn system_tls() -> Arc<ClientConfig> {
+    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a system certificate could not be read");
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        Arc::new(tls_config(roots))
+    })
+    .clone()
+}
+
+fn ca_roots(path: &str) -> Result<RootCertStore, CaError> {
+    let fail = |message: String| CaError { path: path.to_owned(), message };
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))? {
+        let cert = cert.map_err(|e| fail(e.to_string()))?;
+        roots.add(cert).map_err(|e| fail(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(fail("holds no certificate".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// HTTP/1.1 only: one request per connection is what cancels exactly when it is dropped.
+fn tls_config(roots: RootCertStore) -> ClientConfig {
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+/// awc leaves Nagle's algorithm on, which holds a request's last part back (measured with
+/// awc 3.11); this turns it off for each new connection.
+#[derive(Clone)]
+struct NoDelay {
+    connector: Rc<ConnectorService>,
+}
+
+impl Service<ConnectInfo<Uri>> for NoDelay {
+    type Response = Connection<Uri, TcpStream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<ConnectInfo<Uri>>::poll_ready(&*self.connector, cx)
+    }
+
+    fn call(&self, request: ConnectInfo<Uri>) -> Self::Future {
+        let connecting = self.connector.call(request);
+        Box::pin(async move {
+            let connection = connecting.await?;
+            if let Err(error) = connection.io_ref().set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY could not be set");
+            }
+            Ok(connection)
+        })
+    }
+}

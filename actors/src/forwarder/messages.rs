@@ -1,0 +1,86 @@
+//! What the forwarder is told and what it answers.
+
+use std::any::Any;
+
+use actix::Message;
+use bytes::Bytes;
+use chat_proxy_core::ApiError;
+use chat_proxy_core::error::Retry;
+use send_wrapper::SendWrapper;
+use tokio::sync::oneshot;
+
+use super::channel::Receiver;
+use crate::transcript::Transcript;
+
+/// A chat request, its body read whole.
+///
+/// `reply` gets exactly one [`Answer`]; when its other end is dropped, the client has gone and the
+/// request ends, wherever it is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Forward {
+    /// The client's body.
+    pub body: Bytes,
+    /// Held until the backend has the body: the share of the memory for waiting bodies.
+    pub share: Box<dyn Any + Send>,
+    /// What goes upstream of the client's head.
+    pub meta: RequestMeta,
+    /// The request's story, told to the log when the request ends.
+    pub transcript: Transcript,
+    /// Counts the request as running until it has ended.
+    pub running: Box<dyn Any + Send>,
+    /// Where the answer goes. Sender and receiver live on one thread.
+    pub reply: oneshot::Sender<SendWrapper<Answer>>,
+    /// The request's span; tasks do not inherit it.
+    pub span: tracing::Span,
+}
+
+/// The parts of the client's request head that go upstream (SPEC 6.3).
+#[derive(Debug, Clone, Default)]
+pub struct RequestMeta {
+    /// Our own id of the request, for the backend.
+    pub upstream_id: String,
+    /// `user-agent`.
+    pub user_agent: Option<String>,
+    /// `traceparent`.
+    pub traceparent: Option<String>,
+}
+
+/// What the client gets.
+pub enum Answer {
+    /// An answer in one piece.
+    Whole(WholeAnswer),
+    /// A stream that has begun.
+    Stream(StreamAnswer),
+    /// An error before anything was sent.
+    Refused(ApiError),
+}
+
+/// An answer in one piece: the backend's own, whole.
+pub struct WholeAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Content type.
+    pub content_type: String,
+    /// The backend's own `Retry-After`.
+    pub retry_after: Option<String>,
+    /// Retry advice by status.
+    pub retry: Retry,
+    /// The body.
+    pub body: Bytes,
+    /// The logical name of the model, for `x-imageworks-model`.
+    pub model: String,
+}
+
+/// A stream: its head is 200 and `text/event-stream`.
+pub struct StreamAnswer {
+    /// What to write.
+    pub frames: Receiver,
+    /// The logical name of the model, for `x-imageworks-model`.
+    pub model: String,
+}
+
+/// End all requests of the thread, each with the error event or a 503.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Cut;

@@ -1,0 +1,151 @@
+//! `ForwarderActor`: takes chat requests to their backends and streams the answers back.
+//!
+//! Owns: its HTTP worker thread's backend clients and the switch that cuts that thread's requests.
+//! Accepts: [`Forward`] (answered at once; the outcome goes to the request's own reply channel),
+//! [`Cut`]. Emits: one log record per request. One actor per worker thread, found by [`local`];
+//! it ends with its thread, and a new one is started when it is asked for again.
+//! Must never do: per-request work in its own context. Each request runs in a task of its own, so
+//! that a defect in one stream ends that stream only.
+
+mod body;
+pub mod channel;
+mod client;
+mod cut;
+mod deadlines;
+mod messages;
+mod pump;
+mod reply;
+mod task;
+mod unary;
+mod upstream;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix::{Actor, Addr, Context, Handler, Recipient};
+use chat_proxy_core::config::{Millis, Settings};
+use tracing::Instrument;
+
+pub use messages::{Answer, Cut, Forward, RequestMeta, StreamAnswer, WholeAnswer};
+
+use crate::registry::RegistryView;
+
+/// What forwarders need to know.
+#[derive(Debug, Clone)]
+pub struct ForwardSettings {
+    /// For requests that name no model.
+    pub default_model: Option<String>,
+    /// See SPEC 2.2.
+    pub heartbeat: Millis,
+    /// Streamed: until the head.
+    pub head_timeout: Millis,
+    /// Streamed: until the first content.
+    pub first_token_timeout: Millis,
+    /// Streamed: between two pieces.
+    pub idle_timeout: Millis,
+    /// Not streamed: until the whole answer.
+    pub unary_timeout: Millis,
+}
+
+impl ForwardSettings {
+    /// The part of the settings that forwarders need.
+    pub fn of(settings: &Settings) -> Self {
+        ForwardSettings {
+            default_model: settings.server.default_model.clone(),
+            heartbeat: settings.server.heartbeat_ms,
+            head_timeout: settings.timeouts.backend_timeout_ms,
+            first_token_timeout: settings.timeouts.first_token_timeout_ms,
+            idle_timeout: settings.timeouts.stream_idle_timeout_ms,
+            unary_timeout: settings.timeouts.unary_timeout_ms,
+        }
+    }
+}
+
+/// What every forwarder is made from: shared by all threads.
+#[derive(Clone)]
+pub struct ForwarderFactory {
+    settings: Arc<ForwardSettings>,
+    registry: RegistryView,
+    /// Every forwarder that was started, to be told when requests are cut.
+    started: Arc<Mutex<Vec<Recipient<Cut>>>>,
+}
+
+impl ForwarderFactory {
+    /// A factory over the published registry.
+    pub fn new(settings: ForwardSettings, registry: RegistryView) -> Self {
+        let started = Arc::default();
+        ForwarderFactory { settings: Arc::new(settings), registry, started }
+    }
+
+    /// The living forwarder of this thread, or a new one.
+    pub fn local(&self) -> Addr<ForwarderActor> {
+        thread_local! {
+            static LOCAL: RefCell<Option<Addr<ForwarderActor>>> = const { RefCell::new(None) };
+        }
+        LOCAL.with_borrow_mut(|local| match local {
+            Some(addr) if addr.connected() => addr.clone(),
+            slot => slot.insert(self.start()).clone(),
+        })
+    }
+
+    fn start(&self) -> Addr<ForwarderActor> {
+        let addr = ForwarderActor { shared: Rc::new(Shared::new(self)) }.start();
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.retain(Recipient::connected);
+        started.push(addr.clone().recipient());
+        addr
+    }
+
+    /// Ends every request of every thread with an error of its own.
+    pub fn cut_all(&self) {
+        for forwarder in self.started.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            forwarder.do_send(Cut);
+        }
+    }
+}
+
+/// What the thread's tasks share.
+struct Shared {
+    settings: Arc<ForwardSettings>,
+    registry: RegistryView,
+    clients: client::Clients,
+    switch: Rc<cut::Switch>,
+}
+
+impl Shared {
+    fn new(factory: &ForwarderFactory) -> Self {
+        Shared {
+            settings: factory.settings.clone(),
+            registry: factory.registry.clone(),
+            clients: client::Clients::default(),
+            switch: Rc::default(),
+        }
+    }
+}
+
+/// See the module.
+pub struct ForwarderActor {
+    shared: Rc<Shared>,
+}
+
+impl Actor for ForwarderActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Forward> for ForwarderActor {
+    type Result = ();
+
+    fn handle(&mut self, request: Forward, _: &mut Self::Context) {
+        let span = request.span.clone();
+        actix_rt::spawn(task::run(self.shared.clone(), request).instrument(span));
+    }
+}
+
+impl Handler<Cut> for ForwarderActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Cut, _: &mut Self::Context) {
+        self.shared.switch.cut();
+    }
+}

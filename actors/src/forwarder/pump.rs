@@ -1,0 +1,276 @@
+//! A streamed request: from the dispatch to the last event.
+//!
+//! Owns: the loop that moves chunks through the chain (`core::chat::stream`) to the client, and
+//! every way in which it ends. Must never do: hold a chunk back, or end a cut answer cleanly.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
+use chat_proxy_core::{ApiError, Code};
+
+use super::deadlines::{Deadlines, Due};
+use super::reply::{Interrupt, Reply};
+use super::task::Prepared;
+use super::upstream::{Event, Head, Upstream};
+use super::{Shared, unary};
+use crate::transcript::Transcript;
+
+/// An answer's last bytes may trail its `[DONE]` by this much; then its connection is given up.
+const TRAILING: Duration = Duration::from_millis(250);
+/// As much of a response that is no stream is read, to say what it was.
+const MAX_STRAY: usize = 64 << 10;
+
+/// What the loop wakes for.
+enum Wake {
+    Interrupt(Interrupt),
+    Upstream(Event),
+    Due(Due),
+}
+
+/// How a stream ends.
+enum Ending {
+    Whole,
+    /// The backend's own error event has been passed on.
+    ReportedByBackend,
+    Interrupted(Interrupt),
+    Failed(ApiError),
+    /// An error answer of the backend, to be passed on with its own status.
+    Error(Head, Bytes),
+}
+
+struct Pump<'a> {
+    upstream: Upstream,
+    reply: Reply,
+    deadlines: Deadlines,
+    chain: ChatStream,
+    model: &'a str,
+    transcript: &'a mut Transcript,
+    out: Vec<Bytes>,
+    kept: Option<BytesMut>,
+}
+
+pub(super) async fn run(
+    shared: &Shared,
+    prepared: Prepared,
+    upstream: Upstream,
+    reply: Reply,
+    transcript: &mut Transcript,
+) {
+    let mut pump = Pump {
+        upstream,
+        reply,
+        deadlines: Deadlines::start(&shared.settings),
+        chain: ChatStream::new(prepared.request.wants_usage()),
+        model: &prepared.model,
+        kept: transcript.keeps_prompts().then(BytesMut::new),
+        transcript,
+        out: Vec::new(),
+    };
+    let ending = pump.pump().await;
+    if let Ending::Failed(_) = ending {
+        shared.clients.forget(&prepared.endpoint);
+    }
+    pump.conclude(ending).await;
+}
+
+impl Pump<'_> {
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if let Poll::Ready(interrupt) = self.reply.poll_interrupt(cx) {
+            return Poll::Ready(Wake::Interrupt(interrupt));
+        }
+        if let Poll::Ready(event) = self.upstream.poll_event(cx) {
+            return Poll::Ready(Wake::Upstream(event));
+        }
+        self.deadlines.poll_due(cx).map(Wake::Due)
+    }
+
+    async fn pump(&mut self) -> Ending {
+        loop {
+            let wake = poll_fn(|cx| self.poll_wake(cx)).await;
+            let ending = match wake {
+                Wake::Interrupt(why) => Some(Ending::Interrupted(why)),
+                Wake::Due(Due::Heartbeat) => {
+                    self.heartbeat();
+                    None
+                }
+                Wake::Due(Due::Timeout(error)) => Some(Ending::Failed(error)),
+                Wake::Upstream(Event::Head(head)) => self.head(head).await,
+                Wake::Upstream(Event::Chunk(chunk)) => self.chunk(&chunk).await,
+                Wake::Upstream(Event::End) => Some(self.ended()),
+                Wake::Upstream(Event::Failed(error)) => Some(self.broke(error)),
+            };
+            if let Some(ending) = ending {
+                return ending;
+            }
+        }
+    }
+
+    /// A comment keeps proxies and clients patient; the first one sends the head.
+    fn heartbeat(&mut self) {
+        let state = if self.upstream.has_head() { "no token yet" } else { "sent to the backend" };
+        self.reply.begin_stream(self.model, self.transcript);
+        self.reply.data(Bytes::from(format!(": waiting (position 0, {state})\n\n")));
+    }
+
+    async fn head(&mut self, head: Head) -> Option<Ending> {
+        self.deadlines.head_came();
+        if head.status.is_success() && is_event_stream(&head.content_type) {
+            return None;
+        }
+        let body = self.stray_body().await;
+        let body = match body {
+            Ok(body) => body,
+            Err(ending) => return Some(ending),
+        };
+        if head.status.is_client_error() || head.status.is_server_error() {
+            return Some(Ending::Error(head, body));
+        }
+        Some(Ending::Failed(unary::not_an_answer(&head, &body, self.upstream.address(), true)))
+    }
+
+    /// Reads a body that is no stream, bounded in size and time.
+    async fn stray_body(&mut self) -> Result<Bytes, Ending> {
+        let mut body = BytesMut::new();
+        loop {
+            match poll_fn(|cx| self.poll_wake(cx)).await {
+                Wake::Upstream(Event::Chunk(chunk)) if body.len() < MAX_STRAY => {
+                    body.extend_from_slice(&chunk);
+                }
+                Wake::Upstream(Event::Failed(error)) | Wake::Due(Due::Timeout(error)) => {
+                    return Err(Ending::Failed(error));
+                }
+                Wake::Upstream(_) => return Ok(body.freeze()),
+                Wake::Interrupt(why) => return Err(Ending::Interrupted(why)),
+                Wake::Due(Due::Heartbeat) => self.heartbeat(),
+            }
+        }
+    }
+
+    /// The chunk's way: through the chain, into the channel, and a wait only if that is full.
+    async fn chunk(&mut self, chunk: &Bytes) -> Option<Ending> {
+        fault::panic_if_ordered(chunk);
+        let pushed = self.chain.push(chunk, &mut self.out);
+        self.deadlines.activity(self.chain.has_content());
+        self.flush();
+        match pushed {
+            Ok(Progress::Flowing) => {}
+            Ok(Progress::Done) => return Some(Ending::Whole),
+            Ok(Progress::Failed) => return Some(Ending::ReportedByBackend),
+            Err(error) => return Some(Ending::Failed(broken(&error))),
+        }
+        match self.reply.room().await {
+            Ok(()) => None,
+            Err(why) => Some(Ending::Interrupted(why)),
+        }
+    }
+
+    /// Sends what the chain has put out.
+    fn flush(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        if !self.reply.is_streaming() {
+            self.reply.begin_stream(self.model, self.transcript);
+        }
+        self.deadlines.data_came();
+        if self.chain.has_content() {
+            self.transcript.first_content();
+        }
+        for bytes in self.out.drain(..) {
+            if let Some(kept) = &mut self.kept {
+                kept.extend_from_slice(&bytes);
+            }
+            self.reply.data(bytes);
+        }
+    }
+
+    fn ended(&mut self) -> Ending {
+        let finished = self.chain.finish(&mut self.out);
+        // What is put out is flushed in any case: a whole last event, or the added [DONE].
+        self.flush();
+        match finished {
+            Ok(Progress::Failed) => Ending::ReportedByBackend,
+            Ok(_) => Ending::Whole,
+            Err(error) => Ending::Failed(broken(&error)),
+        }
+    }
+
+    /// The connection failed: an answer that had been complete by then is whole all the same.
+    fn broke(&mut self, error: ApiError) -> Ending {
+        match self.ended() {
+            Ending::Failed(_) => Ending::Failed(error),
+            ending => ending,
+        }
+    }
+
+    async fn conclude(mut self, ending: Ending) {
+        let summary = self.chain.summary();
+        self.transcript.tokens(summary.usage, summary.content_events);
+        let record = self.transcript.record();
+        record.finish_reason.clone_from(&summary.finish_reason);
+        record.response =
+            self.kept.take().map(|kept| String::from_utf8_lossy(&kept).into_owned().into());
+        match ending {
+            Ending::Whole => {
+                self.reply.end();
+                self.transcript.ended();
+                trail(self.upstream).await;
+            }
+            Ending::ReportedByBackend => {
+                let message = summary.backend_error.clone();
+                self.transcript.failed(&ApiError::backend(502, message));
+                self.reply.end();
+            }
+            Ending::Interrupted(why) => self.reply.interrupted(why, self.transcript),
+            Ending::Failed(error) => self.reply.refuse(error, self.transcript),
+            Ending::Error(head, body) => {
+                unary::pass_error(self.reply, &head, body, self.model, self.transcript);
+            }
+        }
+    }
+}
+
+fn is_event_stream(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("text/event-stream")
+}
+
+fn broken(error: &Incomplete) -> ApiError {
+    ApiError::new(Code::BackendUnavailable, error.to_string())
+        .hint("the backend may have crashed; its own log tells more")
+}
+
+/// Reads the body's formal end, so that the connection can serve the next request.
+async fn trail(mut upstream: Upstream) {
+    let end = poll_fn(|cx| {
+        loop {
+            match std::task::ready!(upstream.poll_event(cx)) {
+                Event::Chunk(_) | Event::Head(_) => {}
+                Event::End | Event::Failed(_) => return Poll::Ready(()),
+            }
+        }
+    });
+    // Past this the connection is dropped, which is all that is lost.
+    let _ = tokio::time::timeout(TRAILING, end).await;
+}
+
+/// Defects to order, for tests of what a defect costs; not in release builds.
+mod fault {
+    use bytes::Bytes;
+
+    #[cfg(debug_assertions)]
+    pub(super) fn panic_if_ordered(chunk: &Bytes) {
+        use std::sync::OnceLock;
+        static TEXT: OnceLock<Option<String>> = OnceLock::new();
+        let text = TEXT.get_or_init(|| std::env::var("IMAGEWORKS_TEST_PANIC_ON").ok());
+        if let Some(text) = text {
+            assert!(!chunk.windows(text.len()).any(|w| w == text.as_bytes()), "ordered by a test");
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn panic_if_ordered(_: &Bytes) {}
+}

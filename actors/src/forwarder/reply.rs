@@ -1,0 +1,151 @@
+//! The way back to the client, before and after the response's head has left.
+//!
+//! Owns: the one answer, the frames of a stream, and who interrupts the wait: the client that
+//! goes, the daemon that cuts. Must never do: send a status twice; an error after the head is an
+//! event in the stream.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use chat_proxy_core::{ApiError, Code};
+use send_wrapper::SendWrapper;
+use tokio::sync::oneshot;
+
+use super::channel::{self, Frame, Sender};
+use super::cut::CutSignal;
+use super::messages::{Answer, StreamAnswer, WholeAnswer};
+use crate::transcript::Transcript;
+
+/// Why a request ends before its answer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// The client has gone.
+    Gone,
+    /// The daemon ends all requests.
+    Cut,
+}
+
+enum State {
+    /// Nothing has been sent; `None` only while the answer is being sent.
+    Held(Option<oneshot::Sender<SendWrapper<Answer>>>),
+    /// The head of a stream has been sent.
+    Streaming(Sender),
+}
+
+/// See the module.
+pub(super) struct Reply {
+    state: State,
+    cut: CutSignal,
+}
+
+impl Reply {
+    pub(super) fn new(reply: oneshot::Sender<SendWrapper<Answer>>, cut: CutSignal) -> Self {
+        Reply { state: State::Held(Some(reply)), cut }
+    }
+
+    /// Whether the head of a stream has been sent.
+    pub(super) fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streaming(_))
+    }
+
+    /// Ready when the request is interrupted.
+    pub(super) fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        if self.cut.poll(cx).is_ready() {
+            return Poll::Ready(Interrupt::Cut);
+        }
+        let gone = match &mut self.state {
+            State::Held(Some(reply)) => reply.poll_closed(cx),
+            State::Held(None) => Poll::Ready(()),
+            State::Streaming(frames) => frames.poll_gone(cx),
+        };
+        gone.map(|()| Interrupt::Gone)
+    }
+
+    /// Sends the head of a stream; from now on errors are events.
+    pub(super) fn begin_stream(&mut self, model: &str, transcript: &mut Transcript) {
+        if self.is_streaming() {
+            return;
+        }
+        let (sender, frames) = channel::channel();
+        let answer = Answer::Stream(StreamAnswer { frames, model: model.to_owned() });
+        if let State::Held(Some(reply)) =
+            std::mem::replace(&mut self.state, State::Streaming(sender))
+        {
+            // A client that has just gone drops the frames with the answer: seen at the next poll.
+            let _ = reply.send(SendWrapper::new(answer));
+        }
+        transcript.status(200);
+    }
+
+    /// Puts bytes into the stream.
+    pub(super) fn data(&self, bytes: Bytes) {
+        if let State::Streaming(frames) = &self.state {
+            // A client that has gone is seen at the next poll.
+            let _ = frames.put(Frame::Data(bytes));
+        }
+    }
+
+    /// Waits until the client can take more.
+    pub(super) async fn room(&mut self) -> Result<(), Interrupt> {
+        poll_fn(|cx| {
+            if self.cut.poll(cx).is_ready() {
+                return Poll::Ready(Err(Interrupt::Cut));
+            }
+            match &self.state {
+                State::Streaming(frames) => {
+                    frames.poll_ready(cx).map(|r| r.map_err(|_| Interrupt::Gone))
+                }
+                State::Held(_) => Poll::Ready(Ok(())),
+            }
+        })
+        .await
+    }
+
+    /// Ends a stream that is whole, or that has carried its own error.
+    pub(super) fn end(self) {
+        if let State::Streaming(frames) = &self.state {
+            let _ = frames.put(Frame::End);
+        }
+    }
+
+    /// Answers in one piece.
+    pub(super) fn whole(self, answer: WholeAnswer, transcript: &mut Transcript) {
+        transcript.status(answer.status);
+        if let State::Held(Some(reply)) = self.state
+            && reply.send(SendWrapper::new(Answer::Whole(answer))).is_err()
+        {
+            transcript.cancelled();
+        }
+    }
+
+    /// Ends with an error: with its real status if the head is still held, else as an event.
+    pub(super) fn refuse(self, error: ApiError, transcript: &mut Transcript) {
+        transcript.failed(&error);
+        match self.state {
+            State::Held(Some(reply)) => {
+                if reply.send(SendWrapper::new(Answer::Refused(error))).is_err() {
+                    transcript.cancelled();
+                }
+            }
+            State::Held(None) => transcript.cancelled(),
+            State::Streaming(frames) => {
+                let event = Frame::Data(Bytes::from(error.event()));
+                if frames.put(event).and_then(|()| frames.put(Frame::End)).is_err() {
+                    transcript.cancelled();
+                }
+            }
+        }
+    }
+
+    /// Ends for the reason that interrupted the request.
+    pub(super) fn interrupted(self, why: Interrupt, transcript: &mut Transcript) {
+        match why {
+            Interrupt::Gone => transcript.cancelled(),
+            Interrupt::Cut => {
+                let message = "the proxy is shutting down and ended this request";
+                self.refuse(ApiError::new(Code::Draining, message), transcript);
+            }
+        }
+    }
+}

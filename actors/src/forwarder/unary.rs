@@ -1,0 +1,220 @@
+//! A request that is answered in one piece, and backends' error answers.
+//!
+//! Owns: reading the whole body within its bounds, and judging it (`core::chat::unary`). Must
+//! never do: pass on a body that was cut; until it is whole nothing has been sent, so a cut one
+//! gets a real status.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use chat_proxy_core::chat::unary as rules;
+use chat_proxy_core::error::passthrough_retry;
+use chat_proxy_core::{ApiError, Code};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::messages::WholeAnswer;
+use super::reply::{Interrupt, Reply};
+use super::task::Prepared;
+use super::upstream::{Event, Head, Upstream};
+use crate::transcript::Transcript;
+
+/// The largest answer in one piece.
+const MAX_ANSWER: usize = 64 << 20;
+
+enum Fetched {
+    Whole(Head, Bytes),
+    Interrupted(Interrupt),
+    Failed(ApiError),
+}
+
+pub(super) async fn run(
+    shared: &Shared,
+    prepared: Prepared,
+    mut upstream: Upstream,
+    mut reply: Reply,
+    transcript: &mut Transcript,
+) {
+    let limit = shared.settings.unary_timeout;
+    let fetching = fetch(&mut upstream, &mut reply);
+    let fetched = match limit.limit() {
+        None => fetching.await,
+        Some(limit) => match tokio::time::timeout_at(Instant::now() + limit, fetching).await {
+            Ok(fetched) => fetched,
+            Err(_) => Fetched::Failed(too_late(limit.as_millis())),
+        },
+    };
+    match fetched {
+        Fetched::Interrupted(why) => reply.interrupted(why, transcript),
+        Fetched::Failed(error) => reply.refuse(error, transcript),
+        Fetched::Whole(head, body) => {
+            if let Err(error) = judge(&head, &body, upstream.address()) {
+                shared.clients.forget(&prepared.endpoint);
+                return reply.refuse(error, transcript);
+            }
+            if !head.status.is_success() {
+                return pass_error(reply, &head, body, &prepared.model, transcript);
+            }
+            pass(reply, &head, body, prepared.model, transcript);
+        }
+    }
+}
+
+/// Reads until the body's end, the client's departure, or the bound.
+async fn fetch(upstream: &mut Upstream, reply: &mut Reply) -> Fetched {
+    let mut head = None;
+    let mut body = Collected::default();
+    loop {
+        match poll_fn(|cx| poll_next(upstream, reply, cx)).await {
+            Err(why) => return Fetched::Interrupted(why),
+            Ok(Event::Head(came)) => head = Some(came),
+            Ok(Event::Chunk(chunk)) => {
+                if body.len() + chunk.len() > MAX_ANSWER {
+                    return Fetched::Failed(too_large(upstream.address()));
+                }
+                body.push(chunk);
+            }
+            Ok(Event::Failed(error)) => return Fetched::Failed(error),
+            Ok(Event::End) => {
+                return match head {
+                    Some(head) => Fetched::Whole(head, body.into_bytes()),
+                    None => Fetched::Failed(ApiError::new(
+                        Code::BackendUnavailable,
+                        format!("{} ended before it answered", upstream.address()),
+                    )),
+                };
+            }
+        }
+    }
+}
+
+fn poll_next(
+    upstream: &mut Upstream,
+    reply: &mut Reply,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Event, Interrupt>> {
+    if let Poll::Ready(why) = reply.poll_interrupt(cx) {
+        return Poll::Ready(Err(why));
+    }
+    upstream.poll_event(cx).map(Ok)
+}
+
+/// A body as it comes in: one chunk stays as it is, several are joined.
+#[derive(Default)]
+struct Collected {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Collected {
+    fn len(&self) -> usize {
+        self.first.len().max(self.more.len())
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if self.first.is_empty() {
+            self.first = chunk;
+            return;
+        }
+        if self.more.is_empty() {
+            self.more.extend_from_slice(&self.first);
+        }
+        self.more.extend_from_slice(&chunk);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() { self.first } else { self.more.freeze() }
+    }
+}
+
+/// Whether this is an answer at all, and whole.
+fn judge(head: &Head, body: &Bytes, address: &str) -> Result<(), ApiError> {
+    if !rules::is_complete(head.content_length, &head.content_type, body) {
+        let message = format!("the answer of {address} broke off after {} bytes", body.len());
+        return Err(ApiError::new(Code::BackendUnavailable, message)
+            .hint("the backend may have crashed; its own log tells more"));
+    }
+    if head.status.is_success() || head.status.is_client_error() || head.status.is_server_error() {
+        return Ok(());
+    }
+    Err(not_an_answer(head, body, address, false))
+}
+
+/// A response that no rule covers: a redirect, or something else than a stream where one was due.
+pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bool) -> ApiError {
+    let status = head.status.as_u16();
+    if let Some(location) = &head.location {
+        let message = format!("{address} redirects to {location}");
+        return ApiError::new(Code::BackendUnavailable, message)
+            .hint("give the entry the address that it redirects to as its base_url");
+    }
+    let wanted = if stream { "a stream was asked for" } else { "an answer was asked for" };
+    let kind = if head.content_type.is_empty() { "no content type" } else { &head.content_type };
+    let start: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    let message = format!("{wanted}, but {address} sent HTTP {status} with {kind}: {start:?}");
+    ApiError::new(Code::BackendUnavailable, message)
+}
+
+fn pass(reply: Reply, head: &Head, body: Bytes, model: String, transcript: &mut Transcript) {
+    let summary = rules::summarize(&body);
+    transcript.tokens(summary.usage, 0);
+    transcript.record().finish_reason = summary.finish_reason;
+    if transcript.keeps_prompts() {
+        transcript.record().response = serde_json::from_slice(&body).ok();
+    }
+    let answer = WholeAnswer {
+        status: head.status.as_u16(),
+        content_type: head.content_type.clone(),
+        retry_after: head.retry_after.clone(),
+        retry: chat_proxy_core::error::Retry::Unsaid,
+        body,
+        model,
+    };
+    reply.whole(answer, transcript);
+}
+
+/// Passes on a backend's 4xx with its status and message, and its 5xx as `err_backend_error`.
+pub(super) fn pass_error(
+    reply: Reply,
+    head: &Head,
+    body: Bytes,
+    model: &str,
+    transcript: &mut Transcript,
+) {
+    let status = head.status.as_u16();
+    if head.status.is_server_error() || reply.is_streaming() {
+        let mut error = rules::server_error(status, &body);
+        if let Some(seconds) = head.retry_after.as_ref().and_then(|text| text.trim().parse().ok()) {
+            error.retry = chat_proxy_core::error::Retry::After(seconds);
+        }
+        return reply.refuse(error, transcript);
+    }
+    transcript.failed(&rules::server_error(status, &body));
+    let (content_type, body) = match rules::reshape_client_error(status, &body) {
+        Some(reshaped) => ("application/json".to_owned(), Bytes::from(reshaped.to_string())),
+        None => (head.content_type.clone(), body),
+    };
+    let answer = WholeAnswer {
+        status,
+        content_type,
+        retry_after: head.retry_after.clone(),
+        retry: passthrough_retry(status),
+        body,
+        model: model.to_owned(),
+    };
+    reply.whole(answer, transcript);
+}
+
+fn too_late(millis: u128) -> ApiError {
+    ApiError::new(
+        Code::BackendTimeout,
+        format!("the backend sent no whole answer within {millis} ms"),
+    )
+    .hint("raise unary_timeout_ms, or ask for a stream")
+}
+
+fn too_large(address: &str) -> ApiError {
+    let message = format!("the answer of {address} is larger than {MAX_ANSWER} bytes");
+    ApiError::new(Code::BackendUnavailable, message).hint("ask for a stream")
+}

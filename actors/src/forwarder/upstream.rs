@@ -1,0 +1,201 @@
+//! One request to a backend, and its answer as events.
+//!
+//! Owns: the request's head (SPEC 6.3), the connection, and what its failures are called. Must
+//! never do: judge whether an answer is complete. awc reports a cut body as a clean end (all but
+//! a reset), so [`Event::End`] promises nothing. Dropping an `Upstream` closes the connection at
+//! once; that is how the backend learns that nobody listens any more.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use awc::error::{ConnectError, SendRequestError};
+use awc::http::{StatusCode, header};
+use awc::{Client, ClientResponse, SendClientRequest};
+use bytes::Bytes;
+use chat_proxy_core::registry::Endpoint;
+use chat_proxy_core::{ApiError, Code};
+use futures_core::Stream;
+
+use super::body::Pieces;
+use super::messages::RequestMeta;
+
+/// What comes from a backend.
+pub(super) enum Event {
+    /// The response's head.
+    Head(Head),
+    /// Bytes of its body.
+    Chunk(Bytes),
+    /// The body has ended, or was cut.
+    End,
+    /// The connection failed.
+    Failed(ApiError),
+}
+
+/// What matters of a response's head.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) content_type: String,
+    pub(super) content_length: Option<u64>,
+    pub(super) retry_after: Option<String>,
+    pub(super) location: Option<String>,
+}
+
+enum State {
+    Sending(SendClientRequest),
+    Flowing(ClientResponse),
+    Over,
+}
+
+/// See the module.
+pub(super) struct Upstream {
+    state: State,
+    address: String,
+    /// The share of the memory for waiting bodies; given back when the head has come.
+    share: Option<Box<dyn Any + Send>>,
+}
+
+impl Upstream {
+    /// Sends a request; nothing happens until it is polled.
+    pub(super) fn send(
+        client: &Client,
+        endpoint: &Endpoint,
+        path: &str,
+        stream: bool,
+        meta: &RequestMeta,
+        body: Vec<Bytes>,
+    ) -> Result<Upstream, ApiError> {
+        let accept = if stream { "text/event-stream" } else { "application/json" };
+        let mut request = client
+            .post(endpoint.url(path))
+            .no_decompress()
+            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .insert_header((header::ACCEPT, accept))
+            .insert_header((header::ACCEPT_ENCODING, "identity"))
+            .insert_header(("x-request-id", meta.upstream_id.as_str()))
+            .insert_header((header::USER_AGENT, meta.user_agent.as_deref().unwrap_or(OUR_NAME)));
+        if let Some(traceparent) = &meta.traceparent {
+            request = request.insert_header(("traceparent", traceparent.as_str()));
+        }
+        if let Some(name) = &endpoint.api_key_env {
+            request = request.bearer_auth(secret(name)?);
+        } else if let Some((user, password)) =
+            endpoint.userinfo.as_deref().and_then(|u| u.split_once(':'))
+        {
+            request = request.basic_auth(user, password);
+        }
+        Ok(Upstream {
+            state: State::Sending(request.send_body(Pieces::new(body))),
+            address: endpoint.base().to_owned(),
+            share: None,
+        })
+    }
+
+    /// Keeps the request's memory share until the backend has begun to answer.
+    pub(super) fn holding(mut self, share: Box<dyn Any + Send>) -> Self {
+        self.share = Some(share);
+        self
+    }
+
+    /// The next event; safe to drop and call again.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match &mut self.state {
+            State::Sending(sending) => {
+                let outcome = std::task::ready!(Pin::new(sending).poll(cx));
+                self.share = None;
+                Poll::Ready(self.begun(outcome))
+            }
+            State::Flowing(response) => {
+                let next = std::task::ready!(Pin::new(response).poll_next(cx));
+                Poll::Ready(match next {
+                    Some(Ok(bytes)) => Event::Chunk(bytes),
+                    None => self.over(Event::End),
+                    Some(Err(error)) => {
+                        let message = format!("the connection to {} broke: {error}", self.address);
+                        self.over(Event::Failed(ApiError::new(Code::BackendUnavailable, message)))
+                    }
+                })
+            }
+            State::Over => Poll::Ready(Event::End),
+        }
+    }
+
+    fn begun(&mut self, outcome: Result<ClientResponse, SendRequestError>) -> Event {
+        match outcome {
+            Ok(response) => {
+                let head = head_of(&response);
+                self.state = State::Flowing(response);
+                Event::Head(head)
+            }
+            Err(error) => {
+                let error = explain(&error, &self.address);
+                self.over(Event::Failed(error))
+            }
+        }
+    }
+
+    fn over(&mut self, event: Event) -> Event {
+        self.state = State::Over;
+        event
+    }
+
+    /// Whether the backend has begun to answer.
+    pub(super) fn has_head(&self) -> bool {
+        !matches!(self.state, State::Sending(_))
+    }
+
+    /// The backend's address without credentials, for messages.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+const OUR_NAME: &str = concat!("imageworks-chat-proxy/", env!("CARGO_PKG_VERSION"));
+
+fn secret(name: &str) -> Result<String, ApiError> {
+    match std::env::var(name) {
+        Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
+        _ => Err(ApiError::new(
+            Code::BackendUnavailable,
+            format!("the backend's key is missing: the variable {name} is not set"),
+        )
+        .hint(format!("set {name} in the daemon's environment and restart it"))),
+    }
+}
+
+fn head_of(response: &ClientResponse) -> Head {
+    let text = |name: header::HeaderName| {
+        response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+    };
+    Head {
+        status: response.status(),
+        content_type: text(header::CONTENT_TYPE).unwrap_or_default(),
+        content_length: text(header::CONTENT_LENGTH).and_then(|n| n.trim().parse().ok()),
+        retry_after: text(header::RETRY_AFTER),
+        location: text(header::LOCATION),
+    }
+}
+
+/// A failure before the head, in words that say what to do.
+fn explain(error: &SendRequestError, address: &str) -> ApiError {
+    let unavailable = |message: String| ApiError::new(Code::BackendUnavailable, message);
+    let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
+    match error {
+        SendRequestError::Connect(ConnectError::Io(e)) if refused(e) => {
+            unavailable(format!("nothing listens at {address}"))
+                .hint("start the backend, or correct the entry's base_url, host or port")
+        }
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => {
+            unavailable(format!("{address} closed the connection before it answered"))
+        }
+        SendRequestError::Connect(ConnectError::Timeout) => {
+            unavailable(format!("cannot connect to {address}: no answer in time"))
+        }
+        SendRequestError::Connect(e) => unavailable(format!("cannot connect to {address}: {e}")),
+        SendRequestError::Response(e) => {
+            unavailable(format!("{address} answered something that is not HTTP: {e}"))
+        }
+        other => unavailable(format!("the request to {address} failed: {other}")),
+    }
+}

@@ -1,0 +1,129 @@
+//! The story of one request, told to the log exactly once, whatever becomes of the request.
+//!
+//! Owns: a [`Record`] that fills up on the way and is sent when the transcript is dropped: also
+//! by a panic, also when the client goes. Must never do: be written twice or forgotten.
+
+use std::time::Instant;
+
+use chat_proxy_core::ApiError;
+use chat_proxy_core::chat::usage::Usage;
+use chat_proxy_core::telemetry::record::{Record, RecordError, tokens_per_second};
+
+use crate::logger::LogHandle;
+
+/// The story so far.
+pub struct Transcript {
+    record: Record,
+    arrived: Instant,
+    log: LogHandle,
+    settled: bool,
+}
+
+impl Transcript {
+    /// Begins the story of a request that has just arrived.
+    pub fn begin(log: LogHandle, request_id: String, client: String, endpoint: &str) -> Self {
+        let endpoint = endpoint.to_owned();
+        let record = Record { request_id, client, endpoint, ..Record::default() };
+        Transcript { record, arrived: Instant::now(), log, settled: false }
+    }
+
+    /// The fields, to be filled in as they become known.
+    pub fn record(&mut self) -> &mut Record {
+        &mut self.record
+    }
+
+    /// Whether conversations are to be kept.
+    pub fn keeps_prompts(&self) -> bool {
+        self.log.keeps_prompts()
+    }
+
+    /// The client's id of the request.
+    pub fn request_id(&self) -> &str {
+        &self.record.request_id
+    }
+
+    /// When the request arrived.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The first content has come.
+    pub fn first_content(&mut self) {
+        self.record.ttft_ms.get_or_insert(millis_since(self.arrived));
+    }
+
+    /// What the backend said about tokens; `events` with content are an estimate without it.
+    pub fn tokens(&mut self, usage: Option<Usage>, events: u64) {
+        let record = &mut self.record;
+        if let Some(usage) = usage {
+            record.prompt_tokens = usage.prompt_tokens;
+            record.completion_tokens = usage.completion_tokens;
+            record.reasoning_tokens = usage.reasoning_tokens;
+            record.cached_tokens = usage.cached_tokens;
+        }
+        if record.completion_tokens.is_none() && events > 0 {
+            record.completion_tokens = Some(events);
+            record.tokens_estimated = true;
+        }
+    }
+
+    /// The answer with this status is on its way, or was delivered.
+    pub fn status(&mut self, status: u16) {
+        self.record.status = status;
+        self.settled = true;
+    }
+
+    /// It ended with an error; a stream that broke keeps its status 200.
+    pub fn failed(&mut self, error: &ApiError) {
+        if self.record.status == 0 {
+            self.record.status = error.status;
+        }
+        self.settled = true;
+        let code = error.code.as_str().to_owned();
+        self.record.error = Some(RecordError { code, message: error.message.clone() });
+    }
+
+    /// The client left before the end.
+    pub fn cancelled(&mut self) {
+        self.record.status = 499;
+        self.record.cancelled = true;
+        self.settled = true;
+    }
+
+    /// The client has all it gets; what the request still does is not its time.
+    pub fn ended(&mut self) {
+        if self.record.duration_ms == 0 {
+            self.record.duration_ms = millis_since(self.arrived).max(1);
+        }
+    }
+
+    /// Dropped without an outcome: by a panic, or because the client went and took the future
+    /// that held this with it.
+    fn settle(&mut self) {
+        if std::thread::panicking() {
+            let message = "the proxy failed on this request: a defect".to_owned();
+            self.record.error = Some(RecordError { code: "err_internal".to_owned(), message });
+            if self.record.status == 0 {
+                self.record.status = 500;
+            }
+        } else if !self.settled {
+            self.cancelled();
+        }
+        self.ended();
+        let record = &mut self.record;
+        record.tokens_per_second = record
+            .completion_tokens
+            .and_then(|tokens| tokens_per_second(tokens, record.ttft_ms, record.duration_ms));
+    }
+}
+
+impl Drop for Transcript {
+    fn drop(&mut self) {
+        self.settle();
+        self.log.write(std::mem::take(&mut self.record));
+    }
+}
+
+fn millis_since(instant: Instant) -> u64 {
+    u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,12 @@
+//! What a chat request means and what its answer may look like on the way to the client.
+//!
+//! Owns: the request view and its edits ([`request`]), SSE framing ([`sse`]), what one streamed
+//! chunk says ([`chunk`]), and the chain that every streamed answer goes through ([`stream`]);
+//! for answers in one piece [`unary`]. Must never do: I/O.
+
+pub mod chunk;
+pub mod request;
+pub mod sse;
+pub mod stream;
+pub mod unary;
+pub mod usage;

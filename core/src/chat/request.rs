@@ -1,0 +1,310 @@
+//! A chat request as we see it: the few fields that we act on, over the client's own bytes.
+//!
+//! Owns: checking that the body is a chat request at all, and the edits that every request needs
+//! (served model id, usage in streams). Must never do: rebuild the body; bytes that no edit
+//! touches go upstream as they came.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::json;
+
+/// How deep a request's JSON may nest.
+pub const MAX_DEPTH: usize = 128;
+
+/// A validated chat request over the body it came in.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    body: Bytes,
+    model: Option<(String, Range<usize>)>,
+    stream: bool,
+    stream_options: StreamOptions,
+    /// Where a field can be put in: right behind the opening brace.
+    insert_at: usize,
+}
+
+#[derive(Debug, Clone)]
+enum StreamOptions {
+    Absent,
+    Present { place: Range<usize>, options: Map<String, Value> },
+}
+
+/// The fields that we read. A `null` is present too: it has a place that an edit replaces.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream_options: Option<&'a RawValue>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl ChatRequest {
+    /// Reads and checks a body; errors name the field.
+    pub fn parse(body: Bytes) -> Result<Self, ApiError> {
+        if json::depth(&body) > MAX_DEPTH {
+            return Err(ApiError::invalid(
+                "",
+                format!("the JSON nests deeper than {MAX_DEPTH} levels"),
+            ));
+        }
+        if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(ApiError::invalid("", "the request body must be a JSON object"));
+        }
+        // Checked as a whole: the parser does not look into the strings of fields that it skips.
+        let text = std::str::from_utf8(&body).map_err(|e| {
+            let at = e.valid_up_to();
+            ApiError::invalid("", format!("the request body is not UTF-8 (at byte {at})"))
+        })?;
+        let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| bad_json(text, &e))?;
+        require_messages(wire.messages)?;
+        let model = match wire.model {
+            Some(raw) => Some((model_name(raw)?, place(&body, raw))),
+            None => None,
+        };
+        let stream = flag(wire.stream)?;
+        let stream_options = match wire.stream_options {
+            None => StreamOptions::Absent,
+            Some(raw) => StreamOptions::Present {
+                place: place(&body, raw),
+                options: serde_json::from_str::<Option<Map<_, _>>>(raw.get())
+                    .map_err(|_| {
+                        ApiError::invalid("stream_options", "`stream_options` must be an object")
+                    })?
+                    .unwrap_or_default(),
+            },
+        };
+        let insert_at = body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
+        Ok(ChatRequest { body, model, stream, stream_options, insert_at })
+    }
+
+    /// The model that was asked for; `None` if the field is missing or empty.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_ref().map(|(name, _)| name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Whether the client wants a stream.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// Whether the client itself asked for the usage chunk.
+    pub fn wants_usage(&self) -> bool {
+        match &self.stream_options {
+            StreamOptions::Absent => false,
+            StreamOptions::Present { options, .. } => {
+                options.get("include_usage") == Some(&Value::Bool(true))
+            }
+        }
+    }
+
+    /// The client's body, as it came.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The body for the backend: served id as the model, usage asked for in streams. Pieces of the
+    /// client's body stand beside the new ones; nothing else is copied.
+    pub fn upstream_body(&self, served_id: &str) -> Vec<Bytes> {
+        let model = Value::from(served_id).to_string();
+        let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
+        match &self.model {
+            Some((_, place)) => edits.push((place.clone(), model)),
+            None => edits.push((self.insert_at..self.insert_at, format!("\"model\":{model},"))),
+        }
+        if self.stream && !self.wants_usage() {
+            edits.push(self.usage_edit());
+        }
+        edits.sort_by_key(|(place, _)| place.start);
+        splice(&self.body, edits)
+    }
+
+    fn usage_edit(&self) -> (Range<usize>, String) {
+        match &self.stream_options {
+            StreamOptions::Absent => (
+                self.insert_at..self.insert_at,
+                "\"stream_options\":{\"include_usage\":true},".to_owned(),
+            ),
+            StreamOptions::Present { place, options } => {
+                let mut options = options.clone();
+                options.insert("include_usage".into(), Value::Bool(true));
+                (place.clone(), Value::Object(options).to_string())
+            }
+        }
+    }
+}
+
+/// Replaces places (sorted, not overlapping) by texts.
+fn splice(body: &Bytes, edits: Vec<(Range<usize>, String)>) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(edits.len() * 2 + 1);
+    let mut at = 0;
+    for (place, text) in edits {
+        if place.start > at {
+            pieces.push(body.slice(at..place.start));
+        }
+        pieces.push(Bytes::from(text));
+        at = place.end;
+    }
+    if at < body.len() {
+        pieces.push(body.slice(at..));
+    }
+    pieces
+}
+
+/// Where a raw value, which borrows from the body, lies in it.
+fn place(body: &Bytes, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+    start..start + raw.get().len()
+}
+
+fn model_name(raw: &RawValue) -> Result<String, ApiError> {
+    serde_json::from_str::<Option<String>>(raw.get())
+        .map(Option::unwrap_or_default)
+        .map_err(|_| ApiError::invalid("model", "`model` must be a string"))
+}
+
+fn flag(raw: Option<&RawValue>) -> Result<bool, ApiError> {
+    match raw.map(RawValue::get) {
+        None | Some("null" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::invalid("stream", "`stream` must be true or false")),
+    }
+}
+
+fn require_messages(raw: Option<&RawValue>) -> Result<(), ApiError> {
+    match raw.map(RawValue::get) {
+        Some(text) if text.starts_with('[') => Ok(()),
+        Some(_) => Err(ApiError::invalid("messages", "`messages` must be a list of messages")),
+        None => Err(ApiError::invalid("messages", "`messages` is missing")),
+    }
+}
+
+fn bad_json(body: &str, error: &serde_json::Error) -> ApiError {
+    if body.trim_ascii().is_empty() {
+        return ApiError::invalid("", "the request body is empty; send a JSON object");
+    }
+    ApiError::invalid("", format!("the request body is not a valid JSON object: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn parse(text: &str) -> Result<ChatRequest, ApiError> {
+        ChatRequest::parse(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn upstream(text: &str) -> String {
+        let pieces = parse(text).unwrap().upstream_body("served/id");
+        String::from_utf8(pieces.concat()).unwrap()
+    }
+
+    #[test]
+    fn only_model_and_usage_are_edited_and_every_other_byte_stays() {
+        let cases = [
+            (
+                r#"{ "model" : "a" ,"messages":[],  "x":1e5}"#,
+                r#"{ "model" : "served/id" ,"messages":[],  "x":1e5}"#,
+            ),
+            (
+                r#"{"messages":[],"stream":true,"model":"a"}"#,
+                r#"{"stream_options":{"include_usage":true},"messages":[],"stream":true,"model":"served/id"}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":{"continuous_usage_stats":true}}"#,
+                r#"{"model":"served/id","messages":[],"stream":true,"stream_options":{"continuous_usage_stats":true,"include_usage":true}}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":{ "include_usage": true }}"#,
+                r#"{"model":"served/id","messages":[],"stream":true,"stream_options":{ "include_usage": true }}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":null}"#,
+                r#"{"model":"served/id","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (r#"{"messages":[]}"#, r#"{"model":"served/id","messages":[]}"#),
+            (
+                r#"{"model":null,"messages":[],"stream":false,"stream_options":{"include_usage":true}}"#,
+                r#"{"model":"served/id","messages":[],"stream":false,"stream_options":{"include_usage":true}}"#,
+            ),
+        ];
+        for (sent, want) in cases {
+            assert_eq!(upstream(sent), want);
+        }
+    }
+
+    #[test]
+    fn what_the_client_asked_for_is_known() {
+        let request = parse(r#"{"model":"m","messages":[],"stream":true}"#).unwrap();
+        assert_eq!(
+            (request.model(), request.stream(), request.wants_usage()),
+            (Some("m"), true, false)
+        );
+        let request =
+            parse(r#"{"model":"","messages":[],"stream_options":{"include_usage":true}}"#).unwrap();
+        assert_eq!((request.model(), request.stream(), request.wants_usage()), (None, false, true));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let deep = format!(r#"{{"messages":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        let cases: &[(&str, Option<&str>, &str)] = &[
+            ("", None, "empty"),
+            ("{", None, "not a valid JSON object"),
+            ("[null,[],true]", None, "must be a JSON object"),
+            ("\"x\"", None, "must be a JSON object"),
+            (r#"{"model":"a","model":"b","messages":[]}"#, None, "duplicate field `model`"),
+            (r#"{"model":7,"messages":[]}"#, Some("model"), "string"),
+            (r#"{"model":"a"}"#, Some("messages"), "missing"),
+            (r#"{"model":"a","messages":"hi"}"#, Some("messages"), "list"),
+            (r#"{"model":"a","messages":[],"stream":"yes"}"#, Some("stream"), "true or false"),
+            (r#"{"messages":[],"stream_options":3}"#, Some("stream_options"), "object"),
+            (&deep, None, "deeper than 128"),
+        ];
+        for (body, param, message) in cases {
+            let error = parse(body).unwrap_err();
+            assert_eq!((error.status, error.param.as_deref()), (400, *param), "{body:.60}");
+            assert!(error.message.contains(message), "{}", error.message);
+        }
+        let error = ChatRequest::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).unwrap_err();
+        assert!(error.message.contains("not UTF-8 (at byte 6)"), "{}", error.message);
+    }
+
+    proptest! {
+        /// Whatever stands in the request: only the two fields differ afterwards.
+        #[test]
+        fn an_edited_request_differs_in_the_edited_fields_only(
+            text in "[ -~é😀\"\\\\]{0,30}", model in "[ -~é\"\\\\]{1,12}", stream: bool, pretty: bool, first: bool,
+        ) {
+            let mut request = Map::new();
+            if first { request.insert("model".into(), json!(model)); }
+            request.insert("messages".into(), json!([{"role": "user", "content": text, "model": "inner"}]));
+            request.insert("extra".into(), json!({"stream_options": 1, "model": [2]}));
+            request.insert("stream".into(), json!(stream));
+            if !first { request.insert("model".into(), json!(model)); }
+            let mut want = request.clone();
+            let sent = if pretty { serde_json::to_string_pretty(&request) } else { serde_json::to_string(&request) }.unwrap();
+            let parsed = parse(&sent).unwrap();
+            prop_assert_eq!(parsed.model(), Some(model.as_str()));
+            want.insert("model".into(), json!("served/id"));
+            if stream { want.insert("stream_options".into(), json!({"include_usage": true})); }
+            let got: Map<String, Value> = serde_json::from_str(&upstream(&sent)).unwrap();
+            prop_assert_eq!(got, want);
+        }
+    }
+}

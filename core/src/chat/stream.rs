@@ -1,0 +1,216 @@
+//! The chain that every streamed chat answer goes through: splitter → usage tap → completeness.
+//!
+//! Owns: which bytes leave for the client, and whether the answer is whole (SPEC 2.1, 2.2). Must
+//! never do: copy an event that no step changes, or let a cut answer end like a whole one.
+//! Events that stay as they are and lie side by side leave as one slice of the chunk they came in.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::chunk::{Choice, Chunk};
+use super::sse::{EventTooLarge, Found, Payload, Splitter};
+use super::usage::Usage;
+
+/// The event that ends a whole answer.
+pub const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// Where the answer stands after some bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// More is to come.
+    Flowing,
+    /// The answer is whole and its `[DONE]` has been put out; nothing further counts.
+    Done,
+    /// The backend reported an error in its stream; the event has been put out, and the stream
+    /// ends here without `[DONE]`.
+    Failed,
+}
+
+/// Why an upstream stream is no whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Incomplete {
+    /// The body held no event at all.
+    #[error("the backend's stream ended without a single event")]
+    Empty,
+    /// It ended before `[DONE]` and before every choice had its `finish_reason`.
+    #[error("the backend's stream broke off before the answer was complete")]
+    BrokeOff,
+    /// See [`EventTooLarge`].
+    #[error(transparent)]
+    EventTooLarge(#[from] EventTooLarge),
+}
+
+/// What was learnt from a stream, for the log line.
+#[derive(Debug, Default, Clone)]
+pub struct Summary {
+    /// The usage chunk, if one came.
+    pub usage: Option<Usage>,
+    /// The first choice's finish reason.
+    pub finish_reason: Option<String>,
+    /// Events that carried content: an estimate of tokens where no usage came.
+    pub content_events: u64,
+    /// The message of the backend's own error event.
+    pub backend_error: Option<String>,
+}
+
+/// One streamed answer on its way through.
+#[derive(Debug)]
+pub struct ChatStream {
+    splitter: Splitter,
+    keep_usage: bool,
+    summary: Summary,
+    begun: BTreeSet<u32>,
+    finished: BTreeSet<u32>,
+    any_event: bool,
+    progress: Progress,
+}
+
+enum Verdict {
+    Pass,
+    Drop,
+}
+
+impl ChatStream {
+    /// A new answer; `keep_usage`: the client asked for the usage chunk itself.
+    pub fn new(keep_usage: bool) -> Self {
+        ChatStream {
+            splitter: Splitter::default(),
+            keep_usage,
+            summary: Summary::default(),
+            begun: BTreeSet::new(),
+            finished: BTreeSet::new(),
+            any_event: false,
+            progress: Progress::Flowing,
+        }
+    }
+
+    /// Takes a chunk from upstream and puts what leaves for the client into `out`.
+    pub fn push(&mut self, chunk: &Bytes, out: &mut Vec<Bytes>) -> Result<Progress, Incomplete> {
+        let mut at = 0;
+        let mut run: Range<usize> = 0..0;
+        while self.progress == Progress::Flowing {
+            match self.splitter.next(chunk, &mut at)? {
+                None => break,
+                Some(Found::InPlace(place)) => {
+                    if let Verdict::Drop = self.judge(&chunk[place.clone()]) {
+                        continue;
+                    }
+                    if run.end != place.start {
+                        flush(chunk, &run, out);
+                        run.start = place.start;
+                    }
+                    run.end = place.end;
+                }
+                Some(Found::Joined(event)) => {
+                    if let Verdict::Pass = self.judge(&event) {
+                        out.push(event);
+                    }
+                }
+            }
+        }
+        flush(chunk, &run, out);
+        Ok(self.progress)
+    }
+
+    /// The upstream body has ended. Completes the answer where that is allowed.
+    pub fn finish(&mut self, out: &mut Vec<Bytes>) -> Result<Progress, Incomplete> {
+        if self.progress != Progress::Flowing {
+            return Ok(self.progress);
+        }
+        self.judge_rest(out);
+        if self.progress != Progress::Flowing {
+            return Ok(self.progress);
+        }
+        if !self.any_event {
+            return Err(Incomplete::Empty);
+        }
+        if self.finished.is_empty() || self.finished.len() < self.begun.len() {
+            return Err(Incomplete::BrokeOff);
+        }
+        out.push(Bytes::from_static(DONE));
+        self.progress = Progress::Done;
+        Ok(Progress::Done)
+    }
+
+    /// Some servers leave out the last blank line: a last event that is whole counts.
+    fn judge_rest(&mut self, out: &mut Vec<Bytes>) {
+        let mut rest = self.splitter.rest().to_vec();
+        let whole = match Payload::of(&rest) {
+            Payload::Nothing => false,
+            payload => !matches!(Chunk::read(payload.data(&rest), |_| {}), Chunk::Other),
+        };
+        if whole {
+            rest.truncate(rest.trim_ascii_end().len());
+            rest.extend_from_slice(b"\n\n");
+            if let Verdict::Pass = self.judge(&rest) {
+                out.push(Bytes::from(rest));
+            }
+        }
+    }
+
+    /// What was learnt so far.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Whether any event with content has come: the first one ends the wait for the first token.
+    pub fn has_content(&self) -> bool {
+        self.summary.content_events > 0
+    }
+
+    /// Runs one event through the steps.
+    fn judge(&mut self, event: &[u8]) -> Verdict {
+        let payload = Payload::of(event);
+        if payload == Payload::Nothing {
+            return Verdict::Drop; // comments: our own heartbeats do their work
+        }
+        self.any_event = true;
+        let data = payload.data(event);
+        let (begun, finished, summary) = (&mut self.begun, &mut self.finished, &mut self.summary);
+        let chunk = Chunk::read(data, |choice| hear(choice, begun, finished, summary));
+        match chunk {
+            Chunk::Other => Verdict::Pass,
+            Chunk::Done => {
+                self.progress = Progress::Done;
+                Verdict::Pass
+            }
+            Chunk::Object(facts) => {
+                summary.content_events += u64::from(facts.content);
+                if let Some(place) = facts.error {
+                    summary.backend_error = Some(super::unary::error_message(&data[place]));
+                    self.progress = Progress::Failed;
+                    return Verdict::Pass;
+                }
+                let Some(place) = facts.usage else {
+                    return Verdict::Pass;
+                };
+                summary.usage = Usage::parse(&data[place]).or(summary.usage);
+                if facts.no_choices && !self.keep_usage { Verdict::Drop } else { Verdict::Pass }
+            }
+        }
+    }
+}
+
+fn hear(
+    choice: Choice<'_>,
+    begun: &mut BTreeSet<u32>,
+    finished: &mut BTreeSet<u32>,
+    summary: &mut Summary,
+) {
+    begun.insert(choice.index);
+    if let Some(reason) = choice.finish_reason {
+        finished.insert(choice.index);
+        summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(reason).into_owned());
+    }
+}
+
+fn flush(chunk: &Bytes, run: &Range<usize>, out: &mut Vec<Bytes>) {
+    if !run.is_empty() {
+        out.push(chunk.slice(run.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

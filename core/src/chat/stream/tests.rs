@@ -1,0 +1,170 @@
+//! The chain on hand-written and generated streams.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+use proptest::prelude::*;
+
+fn word(text: &str) -> String {
+    format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+    )
+}
+
+const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
+const STOP: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":13,\"completion_tokens\":16}}\n\n";
+const END: &str = "data: [DONE]\n\n";
+const ERROR: &str = "data: {\"error\": {\"message\": \"EngineCore died\", \"code\": 500}}\n\n";
+
+/// Pushes the chunks and ends the body: what left, and how it ended.
+fn run(keep_usage: bool, chunks: &[&str]) -> (String, Result<Progress, Incomplete>, Summary) {
+    let mut stream = ChatStream::new(keep_usage);
+    let mut out = Vec::new();
+    let mut result = Ok(Progress::Flowing);
+    for chunk in chunks {
+        result = stream.push(&Bytes::copy_from_slice(chunk.as_bytes()), &mut out);
+        if !matches!(result, Ok(Progress::Flowing)) {
+            break;
+        }
+    }
+    if matches!(result, Ok(Progress::Flowing)) {
+        result = stream.finish(&mut out);
+    }
+    let text = String::from_utf8(out.concat()).unwrap();
+    (text, result, stream.summary().clone())
+}
+
+#[test]
+fn a_whole_answer_passes_and_only_the_unasked_usage_chunk_is_missing() {
+    let chunks = [ROLE, &word("Hi"), STOP, USAGE, END];
+    let (text, result, summary) = run(false, &chunks);
+    assert_eq!(text, [ROLE, &word("Hi"), STOP, END].concat());
+    assert_eq!(result, Ok(Progress::Done));
+    assert_eq!(summary.usage.unwrap().completion_tokens, Some(16));
+    assert_eq!(summary.finish_reason.as_deref(), Some("stop"));
+    assert_eq!(summary.content_events, 1);
+    let (text, _, _) = run(true, &chunks);
+    assert_eq!(text, chunks.concat());
+}
+
+#[test]
+fn unchanged_events_of_one_chunk_leave_as_one_slice_of_it() {
+    let mut stream = ChatStream::new(false);
+    let chunk = Bytes::from([ROLE, &word("a"), &word("b"), STOP, USAGE, END].concat());
+    let mut out = Vec::new();
+    assert_eq!(stream.push(&chunk, &mut out), Ok(Progress::Done));
+    assert_eq!(out.len(), 2, "before and behind the usage chunk");
+    assert_eq!(out[0].as_ptr(), chunk.as_ptr(), "no copy");
+}
+
+#[test]
+fn a_usage_chunk_with_choices_stays() {
+    let both = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1}}\n\n";
+    let (text, _, summary) = run(false, &[both, END]);
+    assert_eq!(text, [both, END].concat());
+    assert_eq!(summary.usage.unwrap().prompt_tokens, Some(1));
+}
+
+#[test]
+fn done_is_added_only_when_every_choice_has_finished() {
+    let (text, result, _) = run(false, &[ROLE, &word("a"), STOP]);
+    assert_eq!(
+        (text.as_str(), result),
+        ([ROLE, &word("a"), STOP, END].concat().as_str(), Ok(Progress::Done))
+    );
+    let second = "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"x\"},\"finish_reason\":null}]}\n\n";
+    let (_, result, _) = run(false, &[ROLE, second, STOP]);
+    assert_eq!(result, Err(Incomplete::BrokeOff));
+    let (_, result, _) = run(false, &[ROLE, &word("a")]);
+    assert_eq!(result, Err(Incomplete::BrokeOff));
+}
+
+#[test]
+fn an_empty_stream_is_a_failure() {
+    for chunks in [&[][..], &[""], &[": ping\n\n"], &["\n\n"]] {
+        assert_eq!(run(false, chunks).1, Err(Incomplete::Empty), "{chunks:?}");
+    }
+}
+
+#[test]
+fn a_backends_error_event_passes_and_its_done_does_not() {
+    let (text, result, summary) = run(false, &[ROLE, &word("a"), ERROR, END]);
+    assert_eq!(text, [ROLE, &word("a"), ERROR].concat());
+    assert_eq!(result, Ok(Progress::Failed));
+    assert_eq!(summary.backend_error.as_deref(), Some("EngineCore died"));
+}
+
+#[test]
+fn there_is_one_done_and_nothing_behind_it() {
+    let (text, _, _) = run(false, &[ROLE, STOP, &[END, END, &word("late")].concat()]);
+    assert_eq!(text, [ROLE, STOP, END].concat());
+}
+
+#[test]
+fn comments_of_the_backend_do_not_reach_the_client() {
+    let (text, _, _) = run(false, &[": hold on\n\n", ROLE, ": ping\n\n", STOP, END]);
+    assert_eq!(text, [ROLE, STOP, END].concat());
+}
+
+#[test]
+fn a_last_event_without_its_blank_line_counts_if_it_is_whole() {
+    let (text, result, _) = run(false, &[ROLE, STOP, "data: [DONE]"]);
+    assert_eq!((text, result), ([ROLE, STOP, END].concat(), Ok(Progress::Done)));
+    let (text, result, _) = run(false, &[ROLE, STOP.trim_end()]);
+    assert_eq!((text, result), ([ROLE, STOP, END].concat(), Ok(Progress::Done)));
+    let (_, result, _) = run(false, &[ROLE, &STOP[..STOP.len() - 5]]);
+    assert_eq!(result, Err(Incomplete::BrokeOff));
+}
+
+#[test]
+fn what_is_not_json_passes_as_it_is() {
+    let (text, _, _) = run(false, &["data: {not json\n\n", ROLE, STOP, END]);
+    assert!(text.starts_with("data: {not json\n\n"));
+}
+
+proptest! {
+    /// Cut the wire bytes anywhere, deliver them in any pieces: what leaves is always a prefix of
+    /// the whole answer's bytes, and it ends as whole only if it is whole.
+    #[test]
+    fn any_prefix_is_a_prefix_and_is_whole_only_if_whole(
+        words in prop::collection::vec("[a-zé😀 ]{0,6}", 0..6),
+        cut in 0usize..2000,
+        sizes in prop::collection::vec(1usize..64, 1..8),
+    ) {
+        let mut whole = ROLE.to_owned();
+        words.iter().for_each(|w| whole.push_str(&word(w)));
+        whole.push_str(STOP);
+        let finished_at = whole.len() - 2; // its JSON is whole without the blank line
+        let expected = [whole.as_str(), END].concat();
+        whole.push_str(USAGE);
+        whole.push_str(END);
+        let bytes = Bytes::from(whole);
+        let cut = cut.min(bytes.len());
+        let mut stream = ChatStream::new(false);
+        let (mut out, mut at, mut turn) = (Vec::new(), 0, 0);
+        let mut result = Ok(Progress::Flowing);
+        while at < cut && result == Ok(Progress::Flowing) {
+            let end = (at + sizes[turn % sizes.len()]).min(cut);
+            result = stream.push(&bytes.slice(at..end), &mut out);
+            at = end;
+            turn += 1;
+        }
+        if result == Ok(Progress::Flowing) {
+            result = stream.finish(&mut out);
+        }
+        let out = out.concat();
+        prop_assert!(expected.as_bytes().starts_with(&out));
+        match result {
+            Ok(Progress::Done) => {
+                prop_assert!(cut >= finished_at);
+                prop_assert_eq!(out, expected.as_bytes());
+            }
+            other => {
+                prop_assert!(cut < finished_at, "{:?} at {}", other, cut);
+                prop_assert!(!out.ends_with(END.as_bytes()));
+            }
+        }
+    }
+}

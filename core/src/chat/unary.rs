@@ -1,0 +1,182 @@
+//! Answers that come in one piece, and backends' error bodies.
+//!
+//! Owns: whether such an answer is whole, what it says about tokens, and how a backend's own error
+//! is passed on (SPEC 2.1). Must never do: change a body that is already right.
+
+use serde_json::{Value, json};
+
+use super::usage::Usage;
+use crate::error::ApiError;
+use crate::json::Walker;
+
+/// What the log wants to know about a whole answer.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Token counts, where the backend gave them.
+    pub usage: Option<Usage>,
+    /// The first choice's finish reason.
+    pub finish_reason: Option<String>,
+}
+
+/// Whether an upstream body that ended is the whole answer.
+///
+/// `content_length`: what the head promised. Without it a JSON body must parse; of other types
+/// the connection's own end is all there is to go by.
+pub fn is_complete(content_length: Option<u64>, content_type: &str, body: &[u8]) -> bool {
+    if let Some(promised) = content_length {
+        return promised == body.len() as u64;
+    }
+    if is_json(content_type) {
+        return serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+    }
+    true
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
+}
+
+/// Reads usage and finish reason off an answer.
+pub fn summarize(body: &[u8]) -> Summary {
+    let mut summary = Summary::default();
+    let mut walker = Walker::new(body);
+    // What cannot be read stays absent: the body has been judged whole already.
+    let _ = walker.object(|key, w| match key {
+        b"usage" => {
+            let place = w.value()?;
+            summary.usage = Usage::parse(w.slice(place));
+            Some(())
+        }
+        b"choices" if w.peek()? == b'[' => w.array(|w| {
+            if w.peek()? != b'{' {
+                return w.value().map(drop);
+            }
+            w.object(|key, w| {
+                if key == b"finish_reason" && w.peek()? == b'"' {
+                    let reason = String::from_utf8_lossy(w.string()?).into_owned();
+                    summary.finish_reason.get_or_insert(reason);
+                    return Some(());
+                }
+                w.value().map(drop)
+            })
+        }),
+        _ => w.value().map(drop),
+    });
+    summary
+}
+
+/// A backend's own 4xx: the body to send instead, or `None` if it is an `OpenAI` error already.
+pub fn reshape_client_error(status: u16, body: &[u8]) -> Option<Value> {
+    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    let is_openai = parsed
+        .as_ref()
+        .and_then(|v| v.get("error"))
+        .and_then(|e| e.get("message"))
+        .is_some_and(Value::is_string);
+    if is_openai {
+        return None;
+    }
+    let message = message_of(parsed.as_ref(), body)
+        .unwrap_or_else(|| format!("the backend answered HTTP {status}"));
+    let kind = if status == 404 { "not_found_error" } else { "invalid_request_error" };
+    Some(json!({"error": {"message": message, "type": kind, "code": status, "param": null}}))
+}
+
+/// A backend's 5xx as our error: its status and message are kept.
+pub fn server_error(status: u16, body: &[u8]) -> ApiError {
+    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    ApiError::backend(status, message_of(parsed.as_ref(), body))
+}
+
+/// The message of an `error` value in a stream: an object's `message`, or the text itself.
+pub fn error_message(error: &[u8]) -> String {
+    match serde_json::from_slice::<Value>(error) {
+        Ok(Value::String(text)) => text,
+        Ok(value) => match value.get("message") {
+            Some(Value::String(text)) => text.clone(),
+            _ => value.to_string(),
+        },
+        Err(_) => String::from_utf8_lossy(error).into_owned(),
+    }
+}
+
+/// The longest piece of a plain-text error that is worth passing on, in bytes.
+const MAX_TEXT: usize = 2000;
+
+/// Engines say it in one of `error.message`, `error`, `message`, `detail`, or as plain text.
+fn message_of(parsed: Option<&Value>, body: &[u8]) -> Option<String> {
+    if let Some(value) = parsed {
+        let error = value.get("error");
+        let candidates = [
+            error.and_then(|e| e.get("message")),
+            error,
+            value.get("message"),
+            value.get("detail"),
+        ];
+        let found = candidates.into_iter().flatten().find(|v| !v.is_null());
+        return found.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+    }
+    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]);
+    let text = text.trim();
+    let html = text.starts_with('<');
+    (!text.is_empty() && !html).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_means_the_promised_length_or_json_that_parses() {
+        let json = "application/json; charset=utf-8";
+        for (length, kind, body, whole) in [
+            (Some(2), json, "{}", true),
+            (Some(3), json, "{}", false),
+            (None, json, "{}", true),
+            (None, json, "{\"a\":", false),
+            (None, json, "", false),
+            (None, "application/problem+json", "{", false),
+            (None, "audio/mpeg", "xyz", true),
+        ] {
+            assert_eq!(is_complete(length, kind, body.as_bytes()), whole, "{kind} {body}");
+        }
+    }
+
+    #[test]
+    fn an_openai_error_passes_untouched_and_others_are_reshaped() {
+        let vllm =
+            br#"{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}"#;
+        assert_eq!(reshape_client_error(400, vllm), None);
+        let cases: &[(u16, &str, &str)] = &[
+            (404, r#"{"detail":"Not Found"}"#, "Not Found"),
+            (400, r#"{"error":"no such tag"}"#, "no such tag"),
+            (422, r#"{"detail":[{"loc":["body"]}]}"#, r#"[{"loc":["body"]}]"#),
+            (400, "plain words", "plain words"),
+            (400, "<html>nginx</html>", "the backend answered HTTP 400"),
+            (400, "", "the backend answered HTTP 400"),
+        ];
+        for (status, body, message) in cases {
+            let new = reshape_client_error(*status, body.as_bytes()).unwrap_or_default();
+            assert_eq!(new["error"]["message"], *message);
+            assert_eq!(new["error"]["code"], *status);
+        }
+    }
+
+    #[test]
+    fn a_server_error_keeps_status_and_message() {
+        let error = server_error(500, b"Internal Server Error");
+        assert_eq!((error.status, error.message.as_str()), (500, "Internal Server Error"));
+        let error = server_error(503, br#"{"error":{"message":"busy","code":503}}"#);
+        assert_eq!((error.status, error.message.as_str()), (503, "busy"));
+    }
+
+    #[test]
+    fn usage_and_finish_reason_are_read_off_a_real_answer() {
+        let body = br#"{"id":"c","choices":[{"index":0,"message":{"content":"finish_reason"},"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+        let summary = summarize(body);
+        assert_eq!(summary.finish_reason.as_deref(), Some("length"));
+        assert_eq!(summary.usage.and_then(|u| u.completion_tokens), Some(4));
+        assert_eq!(summarize(b"not json"), Summary::default());
+    }
+}

@@ -1,0 +1,86 @@
+//! Checks that need more than one key.
+//!
+//! Owns: what settings must not say together. Must never do: change a value.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::keys::Settings;
+use super::layers::Origin;
+use super::{Problem, tables::Right};
+
+/// Whether a host is this machine's own loopback, by its spelling.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+pub(super) fn together(
+    settings: &Settings,
+    origins: &BTreeMap<&'static str, Origin>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut say = |key: &str, message: String| {
+        let place = match origins.get(key) {
+            Some(Origin::Default) | None => key.to_owned(),
+            Some(Origin::File { .. }) => format!("{}: {key}", origins[key]),
+            Some(Origin::Env(name)) => name.clone(),
+        };
+        problems.push(Problem { place, message });
+    };
+    let host = &settings.server.host;
+    if !is_host(host) {
+        say("host", format!("expected an address or a host name, found {host:?}"));
+    }
+    let security = &settings.security;
+    if !is_loopback(host) && security.api_keys.is_empty() && !security.allow_unauthenticated {
+        say(
+            "host",
+            format!(
+                "{host} can be reached from other machines and there is no API key: set \
+                 [security] api_keys, or allow_unauthenticated = true if something else guards it"
+            ),
+        );
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for key in &security.api_keys {
+        if !names.insert(&key.name) {
+            say("api_keys", format!("two keys are named {:?}", key.name));
+        }
+        if !key.rights.contains(&Right::Chat) {
+            say(
+                "api_keys",
+                format!("key {:?}: rights are [\"chat\"] or [\"chat\", \"admin\"]", key.name),
+            );
+        }
+    }
+    if settings.vllm.vllm_remote_url.is_some() {
+        say("vllm_remote_url", "there is no remote executor yet; leave this unset".to_owned());
+    }
+    if security.tls_cert_file.is_some() != security.tls_key_file.is_some() {
+        let missing =
+            if security.tls_cert_file.is_some() { "tls_key_file" } else { "tls_cert_file" };
+        say("tls_cert_file", format!("{missing} is missing: HTTPS needs both"));
+    }
+    for origin in &security.cors_origins {
+        let parsed = url::Url::parse(origin).ok();
+        if parsed.is_none_or(|u| u.origin().ascii_serialization() != *origin) {
+            say(
+                "cors_origins",
+                format!("{origin:?} is no origin; write it as scheme://host[:port]"),
+            );
+        }
+    }
+}
+
+/// An IP address, or something that could be a name; whether it resolves is seen at binding.
+fn is_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok()
+        || (!bare.is_empty()
+            && bare.len() <= 253
+            && bare.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')))
+}

@@ -1,0 +1,256 @@
+//! The table of keys: one line each, from which the typed settings, the checks, `print-config`
+//! and the sample file's test all come.
+//!
+//! Owns: name, section, kind, default and meaning of every key. Must never do: read anything.
+//! Names and defaults are those of SPEC 3.2; a key's variable is `CHAT_PROXY_` + its name in upper
+//! case.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::tables::{ApiKey, Service};
+use super::units::{Millis, Seconds};
+
+/// Whether a key already does what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It does.
+    Now,
+    /// It is checked and kept, but what it governs is not built yet.
+    Later,
+}
+
+/// What a value must look like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in a range.
+    Int(i64, i64),
+    /// A number in a range.
+    Float(f64, f64),
+    /// Any text.
+    Text,
+    /// A list of texts; separated by commas in the environment.
+    List,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A program and its arguments; split like a shell line in the environment.
+    Command,
+    /// Names to texts; `NAME=value` separated by commas in the environment.
+    Map,
+    /// `[[security.api_keys]]`; a comma list of `[admin:]KEY` in the environment.
+    ApiKeys,
+    /// `[autostart.services.NAME]`; not in the environment.
+    Services,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct KeySpec {
+    /// Its section in the file.
+    pub section: &'static str,
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What a value must look like.
+    pub kind: Kind,
+    /// The default as TOML; empty: unset.
+    pub default: &'static str,
+    /// Whether it already does what it says.
+    pub stage: Stage,
+    /// What it does, in one sentence.
+    pub doc: &'static str,
+}
+
+impl KeySpec {
+    /// The name of its variable.
+    pub fn env(&self) -> String {
+        format!("CHAT_PROXY_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// Whether "no value" is a value.
+    pub fn may_be_unset(&self) -> bool {
+        self.default.is_empty()
+    }
+}
+
+const MS: Kind = Kind::Int(0, 86_400_000);
+const S: Kind = Kind::Float(0.0, 31_536_000.0);
+const COUNT: Kind = Kind::Int(0, 1_000_000_000);
+const BYTES: Kind = Kind::Int(0, 1 << 50);
+const PORT: Kind = Kind::Int(1, 65535);
+use Kind::{ApiKeys, Bool, Choice, Command, Float, Int, List, Map, Services, Text};
+use Stage::{Later, Now};
+
+macro_rules! sections {
+    ($($(#[doc = $about:literal])* $section:ident $Type:ident {
+        $($name:ident : $ty:ty = $kind:expr, $default:literal, $stage:expr, $doc:literal;)*
+    })*) => {
+        $($(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        pub struct $Type { $(#[doc = $doc] pub $name: $ty,)* })*
+
+        /// All settings, checked.
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        pub struct Settings { $($(#[doc = $about])* pub $section: $Type,)* }
+
+        /// Every key there is.
+        pub const KEYS: &[KeySpec] = &[$($(KeySpec {
+            section: stringify!($section), name: stringify!($name), kind: $kind,
+            default: $default, stage: $stage, doc: $doc,
+        },)*)*];
+    };
+}
+
+sections! {
+    /// What applies everywhere.
+    general General {
+        schema_version: u32 = Int(1, 1), "1", Now, "Version of this file's layout.";
+        suppress_decorations: bool = Bool, "true", Later, "Remove fields that are not OpenAI's from answers and lists; false keeps all.";
+        disable_tool_normalization: bool = Bool, "false", Later, "Leave tool calls exactly as the backend wrote them.";
+        include_non_installed: bool = Bool, "false", Later, "List models whose files are not on this machine.";
+        loopback_alias: Option<String> = Text, "", Now, "Replaces localhost, 127.0.0.1 and ::1 in backend addresses, for a proxy that runs in a container.";
+    }
+    /// Where the daemon listens and how it treats connections.
+    server Server {
+        host: String = Text, "\"127.0.0.1\"", Now, "Address to listen on.";
+        port: u16 = Int(0, 65535), "8100", Now, "Port to listen on; 0 takes a free one and writes it to _staging/chat_proxy.port.";
+        enable_metrics: bool = Bool, "false", Later, "Serve /metrics and /v1/metrics.";
+        log_path: String = Text, "\"logs/chat_proxy.jsonl\"", Now, "The request log: one JSON object per line and request.";
+        max_log_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Now, "The request log is rotated before it grows over this many bytes.";
+        default_model: Option<String> = Text, "", Now, "Model for requests that name none.";
+        registry_dir: String = Text, "\"configs\"", Now, "Directory of the model registry.";
+        template_dir: String = Text, "\"chat_templates\"", Later, "Directory of chat templates.";
+        heartbeat_ms: Millis = MS, "10_000", Now, "Streaming clients that wait get an SSE comment this often (ms); 0 turns comments off.";
+        client_write_timeout_s: Seconds = S, "30", Now, "A client that stays connected but does not read is cut after this (s).";
+        client_header_timeout_s: Seconds = S, "15", Now, "A client must send its whole request head within this (s).";
+        keep_alive_s: Seconds = S, "75", Now, "Idle client connections are closed after this (s).";
+        max_connections: u32 = Int(1, 1_000_000), "4096", Now, "Client connections at once; further ones wait to be accepted.";
+        drain_timeout_s: Seconds = S, "60", Now, "At shutdown running streams may go on for this long (s).";
+        keep_backends_on_exit: bool = Bool, "false", Later, "Leave engines running when the daemon stops.";
+        include_test_models: bool = Bool, "false", Now, "List test fixtures too.";
+    }
+    /// How long backends may take.
+    timeouts Timeouts {
+        backend_timeout_ms: Millis = MS, "120_000", Now, "Streamed requests: the backend's response head must come within this (ms); 0 = no limit.";
+        stream_idle_timeout_ms: Millis = MS, "60_000", Now, "Streamed requests: longest silence between two pieces of an answer (ms); 0 = no limit.";
+        first_token_timeout_ms: Millis = MS, "600_000", Now, "Streamed requests: the first content must come within this (ms); 0 = no limit.";
+        unary_timeout_ms: Millis = MS, "1_200_000", Now, "Requests that are not streamed: the whole answer must come within this (ms); 0 = no limit.";
+    }
+    /// Services that are started on demand.
+    autostart Autostart {
+        autostart_enabled: bool = Bool, "true", Later, "Start backends when a request needs them.";
+        autostart_map: Option<String> = Text, "", Later, "What to start: backend=service, separated by commas, or JSON.";
+        autostart_grace_period_s: Seconds = S, "120", Later, "A started service must be ready within this (s).";
+        services: BTreeMap<String, Service> = Services, "{}", Later, "Tables that say how a service is started.";
+    }
+    /// What a request may hold.
+    limits Limits {
+        max_body_bytes: u64 = BYTES, "67_108_864", Now, "Largest request body (bytes).";
+        max_buffered_bytes: u64 = BYTES, "536_870_912", Now, "Request bodies held in memory by all requests together (bytes).";
+        body_spool_bytes: u64 = BYTES, "1_048_576", Later, "Relayed bodies over this go to a temporary file (bytes).";
+        require_template: bool = Bool, "true", Later, "Refuse models of local engines that have no chat template.";
+        max_image_bytes: u64 = BYTES, "6_000_000", Later, "Images of one request together, decoded from base64 (bytes).";
+        max_decode_pixels: u64 = COUNT, "100_000_000", Later, "Images with more pixels are not decoded.";
+        fetch_remote_images: bool = Bool, "false", Later, "Fetch http(s) images for backends that cannot.";
+        fetch_remote_images_private: bool = Bool, "false", Later, "Also from private addresses.";
+        strict_capabilities: bool = Bool, "false", Later, "Refuse tools for models that are flagged as having none.";
+        reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to <think> text.";
+        reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Later, "The field in which clients get reasoning.";
+    }
+    /// Images on their way to vision models.
+    vision_preprocess VisionPreprocess {
+        auto_downscale_images: bool = Bool, "true", Later, "Scale large images down.";
+        max_image_pixels: u32 = Int(1, 65535), "448", Later, "Long edge of scaled images (pixels).";
+        image_jpeg_quality: u8 = Int(1, 100), "85", Later, "JPEG quality of scaled images.";
+        vision_downscale_backends: Vec<String> = List, "[\"vllm\"]", Later, "Backends whose images are scaled.";
+    }
+    /// History of conversations with images.
+    vision_history VisionHistory {
+        vision_truncate_history: bool = Bool, "true", Later, "Drop earlier turns of requests with images.";
+        vision_keep_system: bool = Bool, "true", Later, "Keep system messages when turns are dropped.";
+        vision_keep_last_n_turns: u32 = COUNT, "0", Later, "Earlier turns that stay.";
+    }
+    /// History of conversations with reasoning models.
+    reasoning_history ReasoningHistory {
+        reasoning_truncate_history: bool = Bool, "false", Later, "Drop earlier turns for reasoning models.";
+        reasoning_keep_system: bool = Bool, "true", Later, "Keep system messages when turns are dropped.";
+        reasoning_keep_last_n_turns: u32 = COUNT, "1", Later, "Earlier turns that stay.";
+    }
+    /// The supervised vLLM.
+    vllm Vllm {
+        vllm_single_port: bool = Bool, "true", Now, "Supervise vLLM on one port; false relays vLLM entries to their own ports.";
+        vllm_port: u16 = PORT, "24001", Later, "The port of the supervised vLLM.";
+        vllm_command: Option<Vec<String>> = Command, "", Later, "How vLLM is started; unset: found.";
+        vllm_env: BTreeMap<String, String> = Map, "{}", Later, "Environment of engines, on top of the daemon's own.";
+        vllm_state_path: String = Text, "\"_staging/active_vllm.json\"", Later, "Where the running engine is remembered.";
+        vllm_start_timeout_s: Seconds = S, "600", Later, "From spawn to ready (s).";
+        vllm_stop_timeout_s: Seconds = S, "30", Later, "From SIGTERM to SIGKILL (s).";
+        vllm_health_timeout_s: Seconds = S, "180", Later, "A loading engine may be silent for this long (s).";
+        vllm_health_host: String = Text, "\"127.0.0.1\"", Later, "Host for engines without one of their own.";
+        vllm_restart_backoff_s: Seconds = S, "2.0", Later, "First pause after a failed start (s); it doubles up to 60.";
+        vllm_gpu_memory_utilization: f64 = Float(0.0, 1.0), "0.75", Later, "Part of the GPU's memory for vLLM.";
+        vllm_max_model_len: Option<u32> = Int(1, 100_000_000), "", Later, "Context length for all models.";
+        vllm_remote_url: Option<String> = Text, "", Later, "Reserved for a remote executor.";
+        vllm_executor_cwd: Option<String> = Text, "", Later, "Working directory of engines.";
+        vllm_log_max_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Later, "An engine's log is rotated at this size (bytes).";
+        health_interval_s: Seconds = S, "5", Later, "Pause between health probes (s).";
+        health_probe_timeout_s: Seconds = S, "5", Later, "A health probe may take this long (s).";
+        health_failures: u32 = Int(1, 1000), "3", Later, "Failed probes in a row that make an engine dead.";
+        breaker_failures: u32 = Int(1, 1000), "3", Later, "Crashes within breaker_window_s that open the breaker.";
+        breaker_window_s: Seconds = S, "600", Later, "See breaker_failures (s).";
+        breaker_open_s: Seconds = S, "60", Later, "How long the breaker stays open (s); it doubles up to 900.";
+        abandoned_load_grace_s: Option<Seconds> = S, "", Later, "A load that nobody waits for may go on for this long (s); unset: no limit.";
+        loading_stop_grace_s: Seconds = S, "3", Later, "An engine that loads gets this long between SIGTERM and SIGKILL (s).";
+    }
+    /// Ollama.
+    ollama Ollama {
+        ollama_base_url: String = Text, "\"http://127.0.0.1:11434\"", Later, "Where Ollama answers.";
+        ollama_stop_timeout_s: Seconds = S, "30", Later, "Unloading must be confirmed within this (s).";
+        ollama_load_timeout_s: Seconds = S, "300", Later, "Loading must be done within this (s).";
+        ollama_allow_cpu_fallback: bool = Bool, "false", Later, "Let Ollama run a model without the GPU.";
+    }
+    /// The request log.
+    logging Logging {
+        log_prompts: bool = Bool, "false", Now, "Write conversations into the request log.";
+        max_log_files: u32 = Int(0, 1000), "5", Now, "Rotated request logs that are kept.";
+    }
+    /// Metrics.
+    metrics Metrics {
+        metrics_public: bool = Bool, "false", Later, "/metrics needs no key.";
+    }
+    /// Who is served when.
+    scheduler Scheduler {
+        max_queue_depth: u32 = COUNT, "512", Later, "Requests that may wait, over all models.";
+        max_queue_wait_s: Seconds = S, "600", Later, "Longest wait for a turn (s).";
+        max_concurrent_per_model: u32 = COUNT, "0", Later, "Requests at once for one model; 0 = no limit.";
+        swap_drain_timeout_s: Seconds = S, "0", Later, "A swap cuts running requests after this (s); 0 = no limit.";
+        max_swap_wait_s: Seconds = S, "120", Later, "An interactive request causes a swap at the latest after this (s).";
+        background_swap_wait_s: Seconds = S, "600", Later, "A background request causes a swap at the latest after this (s).";
+        background_idle_s: Seconds = S, "20", Later, "Quiet time before background work may cause a swap (s).";
+        idle_unload_s: Seconds = S, "0", Later, "An unused model is unloaded after this (s); 0 = never.";
+        preload: Vec<String> = List, "[]", Later, "Models that are loaded at start.";
+        lease_wait: bool = Bool, "false", Later, "Requests wait while the GPU is leased, instead of being refused.";
+        lease_drain_timeout_s: Seconds = S, "120", Later, "A lease waits for running requests at most this long (s).";
+    }
+    /// Who may do what.
+    security Security {
+        api_keys: Vec<ApiKey> = ApiKeys, "[]", Now, "Keys that clients must send; empty: none is needed on loopback.";
+        allowed_hosts: Vec<String> = List, "[]", Now, "Further names in the Host header that are answered.";
+        cors_origins: Vec<String> = List, "[]", Now, "Web pages (origins) that may call from a browser.";
+        allow_unauthenticated: bool = Bool, "false", Now, "Listen on other than loopback addresses without keys.";
+        tls_cert_file: Option<String> = Text, "", Later, "Certificate chain for HTTPS (PEM).";
+        tls_key_file: Option<String> = Text, "", Later, "Private key for HTTPS (PEM).";
+    }
+    /// Deployment and hardware profiles.
+    profiles Profiles {
+        profile: String = Text, "\"auto\"", Later, "Hardware profile by name, or auto.";
+        deployment: String = Choice(&["production", "staging", "testing"]), "\"production\"", Later, "Which entries are shown.";
+    }
+}

@@ -1,0 +1,14 @@
+//! The decisions of the chat proxy, as plain functions and state machines.
+//!
+//! Owns: what a request means, where it goes, what leaves for the client, what is an error and how
+//! it looks. Must never do: I/O, read a clock, start a task, know actix or tokio. Time comes in as
+//! an argument; effects go out as values that the actors carry out.
+
+pub mod chat;
+pub mod config;
+pub mod error;
+pub mod json;
+pub mod registry;
+pub mod telemetry;
+
+pub use error::{ApiError, Code};

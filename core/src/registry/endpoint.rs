@@ -1,0 +1,258 @@
+//! Where an entry's backend is reached (SPEC 3.4, 6.3; DESIGN "What the arbiter governs").
+//!
+//! Owns: base URLs, default ports, the loopback alias. Must never do: connect.
+
+use url::Url;
+
+use super::entry::{BackendConfig, Entry};
+
+/// What settings have to say about addresses.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointRules {
+    /// Replaces `localhost`, `127.0.0.1` and `::1` in backend addresses.
+    pub loopback_alias: Option<String>,
+    /// Supervise vLLM on one port; otherwise its entries are relayed to their own ports.
+    pub vllm_single_port: bool,
+}
+
+/// Who answers for an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// A vLLM that we start and stop.
+    SinglePort,
+    /// Ollama, through its own protocol.
+    Ollama,
+    /// An OpenAI-compatible server that somebody else runs.
+    External(Endpoint),
+}
+
+/// An OpenAI-compatible server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The base with its path, no slash at the end: `http://127.0.0.1:8000/v1`.
+    base: String,
+    /// `user:password` of the address, sent as Basic authorization.
+    pub userinfo: Option<String>,
+    /// Name of the variable that holds the backend's key.
+    pub api_key_env: Option<String>,
+    /// Certificate authority for HTTPS.
+    pub ca_file: Option<String>,
+}
+
+impl Endpoint {
+    /// The address of an `OpenAI` path such as `/chat/completions`, below the base.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The base itself, without credentials: safe to show.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+}
+
+impl Placement {
+    /// Where `entry` lives; the error names the field at fault.
+    pub fn of(entry: &Entry, rules: &EndpointRules) -> Result<Placement, String> {
+        let config = &entry.backend_config;
+        match entry.backend.as_str() {
+            "ollama" => Ok(Placement::Ollama),
+            "vllm" if config.base_url.is_none() && rules.vllm_single_port => {
+                Ok(Placement::SinglePort)
+            }
+            backend => external(backend, config, rules).map(Placement::External),
+        }
+    }
+}
+
+fn external(
+    backend: &str,
+    config: &BackendConfig,
+    rules: &EndpointRules,
+) -> Result<Endpoint, String> {
+    let (field, text) = match (&config.base_url, &config.host) {
+        (Some(base), _) => ("base_url", with_scheme(base)),
+        (None, Some(host)) => ("host", with_scheme(host)),
+        (None, None) => ("host", "http://127.0.0.1".to_owned()),
+    };
+    let bad = |why: &str| format!("`backend_config.{field}` {text:?} {why}");
+    let mut url = Url::parse(&text).map_err(|e| bad(&format!("is not an address: {e}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(bad("must begin with http:// or https://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("must have no query and no fragment"));
+    }
+    if field == "host" && url.port().is_none() && url.scheme() == "http" {
+        let port = config.port.unwrap_or_else(|| default_port(backend));
+        url.set_port(Some(port)).map_err(|()| bad("cannot have a port"))?;
+    } else if field == "host" && url.port().is_none() {
+        url.set_port(config.port).map_err(|()| bad("cannot have a port"))?;
+    }
+    apply_alias(&mut url, rules)
+        .map_err(|alias| bad(&format!("cannot take the alias {alias:?}")))?;
+    Ok(Endpoint {
+        userinfo: take_userinfo(&mut url),
+        base: base_of(&url),
+        api_key_env: config.api_key_env.clone(),
+        ca_file: config.ca_file.clone(),
+    })
+}
+
+fn with_scheme(text: &str) -> String {
+    let text = text.trim();
+    if text.contains("://") {
+        return text.to_owned();
+    }
+    // A bare IPv6 address needs its brackets in a URL.
+    match text.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("http://[{address}]"),
+        Err(_) => format!("http://{text}"),
+    }
+}
+
+/// SPEC 6.3.
+fn default_port(backend: &str) -> u16 {
+    match backend {
+        "vllm" | "lmdeploy" => 24001,
+        "triton" => 9000,
+        _ => 8000,
+    }
+}
+
+/// SPEC 3.4: ports, credentials and paths stay.
+fn apply_alias(url: &mut Url, rules: &EndpointRules) -> Result<(), String> {
+    let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match &rules.loopback_alias {
+        Some(alias) if loopback => url.set_host(Some(alias)).map_err(|_| alias.clone()),
+        _ => Ok(()),
+    }
+}
+
+fn take_userinfo(url: &mut Url) -> Option<String> {
+    let user = url.username().to_owned();
+    let password = url.password().map(str::to_owned);
+    if user.is_empty() && password.is_none() {
+        return None;
+    }
+    // Cannot fail: the address has a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let plain = |text: &str| percent_decode(text);
+    Some(format!("{}:{}", plain(&user), plain(&password.unwrap_or_default())))
+}
+
+fn percent_decode(text: &str) -> String {
+    // `url` escapes credentials; form decoding also turns + into a space, which is escaped first.
+    let pair = format!("k={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, v)| v.into_owned())
+}
+
+/// No path means `/v1`; slashes at the end go.
+fn base_of(url: &Url) -> String {
+    let path = url.path().trim_end_matches('/');
+    let path = if path.is_empty() { "/v1" } else { path };
+    let origin = url.origin().ascii_serialization();
+    format!("{origin}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn place(backend: &str, config: &Value, rules: &EndpointRules) -> Result<Placement, String> {
+        let entry =
+            Entry::parse(&json!({"name": "m", "backend": backend, "backend_config": config}));
+        Placement::of(&entry.unwrap(), rules)
+    }
+
+    fn base(backend: &str, config: &Value, alias: Option<&str>) -> String {
+        let rules =
+            EndpointRules { loopback_alias: alias.map(str::to_owned), vllm_single_port: true };
+        match place(backend, config, &rules) {
+            Ok(Placement::External(endpoint)) => endpoint.base().to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn base_urls_follow_the_rules() {
+        let cases = [
+            ("openai", json!({"base_url": "http://h:9/v1"}), "http://h:9/v1"),
+            ("openai", json!({"base_url": "http://h:9/v1/"}), "http://h:9/v1"),
+            ("openai", json!({"base_url": "http://h:9"}), "http://h:9/v1"),
+            (
+                "openai",
+                json!({"base_url": "https://api.example.com"}),
+                "https://api.example.com/v1",
+            ),
+            ("openai", json!({"base_url": "https://x.test/openai/v2"}), "https://x.test/openai/v2"),
+            ("openai", json!({"base_url": "h:9"}), "http://h:9/v1"),
+            ("lmdeploy", json!({}), "http://127.0.0.1:24001/v1"),
+            ("triton", json!(null), "http://127.0.0.1:9000/v1"),
+            ("gguf", json!({}), "http://127.0.0.1:8000/v1"),
+            ("anything", json!({"port": 7777}), "http://127.0.0.1:7777/v1"),
+            ("gguf", json!({"host": "http://box", "port": 8080}), "http://box:8080/v1"),
+            ("gguf", json!({"host": "box:81", "port": 8080}), "http://box:81/v1"),
+            ("gguf", json!({"host": "https://box"}), "https://box/v1"),
+            ("gguf", json!({"host": "::1", "port": 5}), "http://[::1]:5/v1"),
+            ("vllm", json!({"base_url": "http://h:9"}), "http://h:9/v1"),
+        ];
+        for (backend, config, want) in cases {
+            assert_eq!(base(backend, &config, None), want, "{backend} {config}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_alias_replaces_the_host_and_nothing_else() {
+        let alias = Some("imageworks-chat");
+        for (url, want) in [
+            ("http://localhost:1/x", "http://imageworks-chat:1/x"),
+            ("http://127.0.0.1:1", "http://imageworks-chat:1/v1"),
+            ("http://[::1]:1", "http://imageworks-chat:1/v1"),
+            ("http://127.0.0.2:1", "http://127.0.0.2:1/v1"),
+            ("http://localhost.example:1", "http://localhost.example:1/v1"),
+        ] {
+            assert_eq!(base("openai", &json!({"base_url": url}), alias), want);
+        }
+        let rules = EndpointRules { loopback_alias: Some("box".into()), vllm_single_port: true };
+        let Ok(Placement::External(endpoint)) =
+            place("openai", &json!({"base_url": "http://me:p%40ss+w@localhost:1"}), &rules)
+        else {
+            panic!("external");
+        };
+        assert_eq!(endpoint.base(), "http://box:1/v1");
+        assert_eq!(endpoint.userinfo.as_deref(), Some("me:p@ss+w"));
+    }
+
+    #[test]
+    fn vllm_is_supervised_unless_told_otherwise() {
+        let mut rules = EndpointRules { loopback_alias: None, vllm_single_port: true };
+        assert_eq!(place("vllm", &json!({"port": 24005}), &rules), Ok(Placement::SinglePort));
+        assert_eq!(place("ollama", &json!({}), &rules), Ok(Placement::Ollama));
+        rules.vllm_single_port = false;
+        let Ok(Placement::External(endpoint)) = place("vllm", &json!({"port": 24005}), &rules)
+        else {
+            panic!("external");
+        };
+        assert_eq!(endpoint.url("/chat/completions"), "http://127.0.0.1:24005/v1/chat/completions");
+    }
+
+    #[test]
+    fn bad_addresses_are_named() {
+        let rules = EndpointRules::default();
+        for (config, why) in [
+            (json!({"base_url": "ftp://h"}), "http://"),
+            (json!({"base_url": "http://h/?a=1"}), "query"),
+            (json!({"base_url": "http://"}), "not an address"),
+            (json!({"host": "a b"}), "`backend_config.host`"),
+        ] {
+            let error = place("openai", &config, &rules).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

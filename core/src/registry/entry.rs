@@ -1,0 +1,285 @@
+//! One entry of the registry, read with tolerance (SPEC 4.2).
+//!
+//! Owns: the fields that we use, typed. Must never do: refuse an entry for what real files do
+//! (nulls, the string "None", objects for bools, port 0, hosts with a scheme); unknown fields are
+//! kept in [`Entry::source`].
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::capabilities::Capabilities;
+
+/// One model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The logical name: unique, used in logs and metrics.
+    pub name: String,
+    /// The name that people see, if it has one of its own.
+    pub display_name: Option<String>,
+    /// The backend's kind, lower case: `vllm`, `ollama`, `lmdeploy`, `triton`, `gguf`, `openai`, …
+    pub backend: String,
+    /// Where and how the backend runs.
+    pub backend_config: BackendConfig,
+    /// The id that the backend knows the model by, where it is not the logical name.
+    pub served_model_id: Option<String>,
+    /// Other names for it.
+    pub model_aliases: Vec<String>,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Its quantisation, such as `Q4_K_M`.
+    pub quantization: Option<String>,
+    /// Not listed any more, but still answering.
+    pub deprecated: bool,
+    /// `metadata.testing`: a fixture, listed only with `include_test_models`.
+    pub testing: bool,
+    /// When it was downloaded, as the file says it.
+    pub downloaded_at: Option<String>,
+    /// The whole entry as it stands in the file, unknown fields and all.
+    pub source: Map<String, Value>,
+}
+
+/// `backend_config`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct BackendConfig {
+    /// Port of the backend; 0 counts as none.
+    #[serde(deserialize_with = "port")]
+    pub port: Option<u16>,
+    /// Host of the backend, perhaps with a scheme before it.
+    #[serde(deserialize_with = "text")]
+    pub host: Option<String>,
+    /// Full address; goes before host and port.
+    #[serde(deserialize_with = "text")]
+    pub base_url: Option<String>,
+    /// Name of the variable that holds the backend's key.
+    #[serde(deserialize_with = "text")]
+    pub api_key_env: Option<String>,
+    /// A file with the certificate authority of an HTTPS backend.
+    #[serde(deserialize_with = "text")]
+    pub ca_file: Option<String>,
+    /// Where the model's files are.
+    #[serde(deserialize_with = "text")]
+    pub model_path: Option<String>,
+}
+
+/// The fields of an entry that need no cleaning beyond their own deserializer.
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Wire {
+    #[serde(deserialize_with = "text")]
+    name: Option<String>,
+    #[serde(deserialize_with = "text")]
+    display_name: Option<String>,
+    #[serde(deserialize_with = "text")]
+    backend: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    backend_config: BackendConfig,
+    #[serde(deserialize_with = "text")]
+    served_model_id: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    model_aliases: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    capabilities: Value,
+    #[serde(deserialize_with = "text")]
+    quantization: Option<String>,
+    #[serde(deserialize_with = "truth")]
+    deprecated: bool,
+    #[serde(deserialize_with = "or_default")]
+    metadata: Map<String, Value>,
+    #[serde(deserialize_with = "text")]
+    downloaded_at: Option<String>,
+}
+
+/// Names that mean something else and can be no model's.
+pub const RESERVED_NAMES: &str = "`resident` and names that begin with `role:` are reserved";
+
+/// Whether a name is reserved (SPEC 4.5).
+pub fn is_reserved(name: &str) -> bool {
+    name == "resident" || name.starts_with("role:")
+}
+
+impl Entry {
+    /// Reads an entry; the error says what is wrong with it, in the words of the file.
+    pub fn parse(value: &Value) -> Result<Entry, String> {
+        let Value::Object(source) = value else {
+            return Err(format!("an entry must be an object, not {}", kind_of(value)));
+        };
+        let wire = Wire::deserialize(value).map_err(|e| e.to_string())?;
+        let name = wire.name.ok_or("`name` is missing")?;
+        if is_reserved(&name) {
+            return Err(format!("`name` is {name:?}; {RESERVED_NAMES}"));
+        }
+        let backend = wire.backend.ok_or("`backend` is missing")?.to_ascii_lowercase();
+        Ok(Entry {
+            testing: wire.metadata.get("testing").is_some_and(is_truthy),
+            capabilities: Capabilities::read(&wire.capabilities, &wire.metadata),
+            name,
+            display_name: wire.display_name,
+            backend,
+            backend_config: wire.backend_config,
+            served_model_id: wire.served_model_id.filter(|id| id != "None"),
+            model_aliases: wire.model_aliases,
+            quantization: wire.quantization,
+            deprecated: wire.deprecated,
+            downloaded_at: wire.downloaded_at,
+            source: source.clone(),
+        })
+    }
+
+    /// The id to send to the backend.
+    pub fn served_id(&self) -> &str {
+        self.served_model_id.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The name that people see.
+    pub fn display(&self) -> &str {
+        self.display_name.as_deref().unwrap_or(&self.name)
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// `true`, or an object that is not switched off: both stand for "yes" in real files.
+pub(super) fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Bool(yes) => *yes,
+        Value::Object(map) => map.get("enabled").is_none_or(is_truthy),
+        Value::String(text) => matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "1"),
+        Value::Number(number) => number.as_f64().is_some_and(|n| n != 0.0),
+        Value::Null | Value::Array(_) => false,
+    }
+}
+
+/// A string; `null`, blank and missing are all `None`.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
+}
+
+/// A list of strings, in which `null`s are skipped; one string counts as a list of one.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a list of strings")]
+    enum Texts {
+        Many(Vec<Option<String>>),
+        One(String),
+    }
+    let list = match Option::<Texts>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Texts::One(one)) => vec![one],
+        Some(Texts::Many(many)) => many.into_iter().flatten().collect(),
+    };
+    Ok(list.into_iter().filter(|text| !text.trim().is_empty()).collect())
+}
+
+fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Value::deserialize(deserializer).map(|value| is_truthy(&value))
+}
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A port as number or string; 0, `null` and blank are none.
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let number = match &value {
+        Value::Null => return Ok(None),
+        Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64())),
+        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match number.and_then(|n| u16::try_from(n).ok()) {
+        Some(0) => Ok(None),
+        Some(port) => Ok(Some(port)),
+        None => {
+            Err(serde::de::Error::custom(format!("port {value} is not a number from 1 to 65535")))
+        }
+    }
+}
+
+/// 24001.0 is a port too: some tools write every number as a float.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked: whole and in range
+fn whole(number: Option<f64>) -> Option<u64> {
+    number.filter(|n| n.fract() == 0.0 && (0.0..=65535.0).contains(n)).map(|n| n as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sloppy_entries_load() {
+        let entry = Entry::parse(&json!({
+            "name": " qwen ", "backend": "VLLM", "display_name": null, "served_model_id": "None",
+            "backend_config": {"port": 0, "host": null, "extra_args": null, "base_url": ""},
+            "model_aliases": ["q", null, ""], "capabilities": null, "metadata": null,
+            "deprecated": null, "quantization": "", "probes": null, "mystery": [1, 2]
+        }))
+        .unwrap();
+        assert_eq!(entry.name, "qwen");
+        assert_eq!(entry.backend, "vllm");
+        assert_eq!(entry.served_id(), "qwen");
+        assert_eq!(entry.display(), "qwen");
+        assert_eq!(entry.backend_config, BackendConfig::default());
+        assert_eq!(entry.model_aliases, ["q"]);
+        assert_eq!(entry.source["mystery"], json!([1, 2]));
+    }
+
+    #[test]
+    fn a_missing_or_null_backend_config_and_ports_of_all_sorts() {
+        for (config, want) in [
+            (json!(null), Some(None)),
+            (json!({"port": 24001}), Some(Some(24001))),
+            (json!({"port": "8000"}), Some(Some(8000))),
+            (json!({"port": 8000.0}), Some(Some(8000))),
+            (json!({"port": "0"}), Some(None)),
+            (json!({"port": 70000}), None),
+            (json!({"port": "x"}), None),
+        ] {
+            let entry =
+                Entry::parse(&json!({"name": "a", "backend": "gguf", "backend_config": config}));
+            assert_eq!(entry.ok().map(|e| e.backend_config.port), want, "{config}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_an_entry_says_why() {
+        for (value, why) in [
+            (json!(7), "must be an object"),
+            (json!({"backend": "vllm"}), "`name` is missing"),
+            (json!({"name": "a"}), "`backend` is missing"),
+            (json!({"name": {"a": 1}, "backend": "vllm"}), "string"),
+            (json!({"name": "resident", "backend": "vllm"}), "reserved"),
+            (json!({"name": "role:x", "backend": "vllm"}), "reserved"),
+            (json!({"name": "a", "backend": "x", "backend_config": {"port": 99999}}), "65535"),
+        ] {
+            let error = Entry::parse(&value).unwrap_err();
+            assert!(error.contains(why), "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn testing_and_deprecated_are_read_in_every_spelling() {
+        let entry = Entry::parse(&json!({
+            "name": "a", "backend": "vllm", "deprecated": "true", "metadata": {"testing": {"enabled": true}}
+        }))
+        .unwrap();
+        assert!(entry.testing && entry.deprecated);
+    }
+}

@@ -1,0 +1,338 @@
+//! Owns which path is answered by whom, and the faults that replace an answer.
+//!
+//! Must never build an answer's JSON beyond a line.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::ask::Ask;
+use crate::errors::{self, ApiError};
+use crate::fault::Fault;
+use crate::generate::{Generation, generate};
+use crate::http::Head;
+use crate::options::Options;
+use crate::stats::{Counters, Going};
+use crate::stream::{self, Format, pause};
+use crate::wire::{Reply, Stop, Wire};
+use crate::{chat, completions, ids, messages, metrics, responses, tokens};
+
+/// One engine: what it was started with, and what changes while it serves.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) counters: Counters,
+    /// The level of sleep; 0 is awake.
+    pub(crate) sleep: watch::Sender<u8>,
+}
+
+/// A route that answers a POST with a JSON body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Post {
+    Chat,
+    Completions,
+    Responses,
+    Messages,
+    CountTokens,
+    Tokenize,
+    Detokenize,
+    Sleep,
+    WakeUp,
+    Reset,
+}
+
+/// A route that answers a GET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Get {
+    Nothing,
+    Models,
+    Version,
+    Load,
+    Metrics,
+    IsSleeping,
+    Argv,
+    Stats,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Get(Get),
+    Post(Post),
+    /// GET and POST alike.
+    Both(Get),
+}
+
+fn route(path: &str, options: &Options) -> Option<Route> {
+    Some(match path {
+        "/health" => Route::Get(Get::Nothing),
+        "/ping" => Route::Both(Get::Nothing),
+        "/v1/models" => Route::Get(Get::Models),
+        "/version" => Route::Get(Get::Version),
+        "/load" => Route::Get(Get::Load),
+        "/metrics" => Route::Get(Get::Metrics),
+        "/v1/chat/completions" => Route::Post(Post::Chat),
+        "/v1/completions" => Route::Post(Post::Completions),
+        "/v1/responses" => Route::Post(Post::Responses),
+        "/v1/messages" => Route::Post(Post::Messages),
+        "/v1/messages/count_tokens" => Route::Post(Post::CountTokens),
+        "/tokenize" => Route::Post(Post::Tokenize),
+        "/detokenize" => Route::Post(Post::Detokenize),
+        "/is_sleeping" if options.sleep_mode => Route::Get(Get::IsSleeping),
+        "/sleep" if options.sleep_mode => Route::Post(Post::Sleep),
+        "/wake_up" if options.sleep_mode => Route::Post(Post::WakeUp),
+        "/sim/argv" => Route::Get(Get::Argv),
+        "/sim/stats" => Route::Get(Get::Stats),
+        "/sim/reset" => Route::Post(Post::Reset),
+        _ => return None,
+    })
+}
+
+/// Answers one request.
+pub(crate) async fn answer(
+    core: &Core,
+    head: &Head,
+    body: &Bytes,
+    wire: &mut Wire,
+) -> Result<(), Stop> {
+    let Some(route) = route(&head.path, &core.options) else {
+        return wire.reply(&errors::not_found()).await;
+    };
+    match (route, head.method.as_str()) {
+        (Route::Get(get) | Route::Both(get), "GET") | (Route::Both(get), "POST") => {
+            wire.reply(&get_reply(core, get)).await
+        }
+        (Route::Post(Post::Reset), "POST") => {
+            core.counters.reset();
+            wire.reply(&Reply::json(200, "{}")).await
+        }
+        (Route::Post(Post::Sleep), "POST") => wire.reply(&sleep(core, &head.query)).await,
+        (Route::Post(Post::WakeUp), "POST") => {
+            core.sleep.send_replace(0);
+            wire.reply(&Reply::json(200, r#"{"status":"awake","tags":null}"#)).await
+        }
+        (Route::Post(post), "POST") => {
+            let _running = Going::on(&core.counters.running);
+            infer(core, post, head, body, wire).await
+        }
+        (Route::Get(_), _) => wire.reply(&errors::method_not_allowed("GET")).await,
+        (Route::Post(_), _) => wire.reply(&errors::method_not_allowed("POST")).await,
+        (Route::Both(_), _) => wire.reply(&errors::method_not_allowed("GET, POST")).await,
+    }
+}
+
+fn get_reply(core: &Core, get: Get) -> Reply {
+    let body = match get {
+        Get::Nothing => return Reply::empty(200),
+        Get::Models => models(&core.options),
+        Get::Version => json!({"version": "0.32.0"}),
+        Get::Load => json!({"server_load": core.counters.running.load(Relaxed)}),
+        Get::Metrics => return metrics::reply(core),
+        Get::IsSleeping => json!({"is_sleeping": *core.sleep.borrow() > 0}),
+        Get::Argv => json!(core.options.argv),
+        Get::Stats => json!(core.counters.snapshot()),
+    };
+    Reply::json(200, body.to_string())
+}
+
+fn models(options: &Options) -> Value {
+    let created = ids::now();
+    let model = |name: &String| {
+        json!({
+            "id": name, "object": "model", "created": created, "owned_by": "vllm",
+            "root": options.root, "parent": null, "max_model_len": options.max_model_len,
+            "permission": [{
+                "id": ids::random_id("modelperm-"), "object": "model_permission",
+                "created": created, "allow_create_engine": false, "allow_sampling": true,
+                "allow_logprobs": true, "allow_search_indices": false, "allow_view": true,
+                "allow_fine_tuning": false, "organization": "*", "group": null,
+                "is_blocking": false,
+            }],
+        })
+    };
+    json!({"object": "list", "data": options.served.iter().map(model).collect::<Vec<_>>()})
+}
+
+fn sleep(core: &Core, query: &str) -> Reply {
+    let level = query.split('&').find_map(|pair| pair.strip_prefix("level="));
+    let level: u8 = level.and_then(|l| l.parse().ok()).unwrap_or(1);
+    core.sleep.send_replace(level);
+    Reply::json(200, json!({"status": "sleeping", "level": level}).to_string())
+}
+
+/// Answers a POST that has a JSON body.
+async fn infer(
+    core: &Core,
+    post: Post,
+    head: &Head,
+    body: &Bytes,
+    wire: &mut Wire,
+) -> Result<(), Stop> {
+    let refuse = |error: &ApiError| match post {
+        Post::Messages | Post::CountTokens => error.messages_reply(),
+        _ => error.reply(),
+    };
+    let (body, fault) = match read(&core.options, head, body) {
+        Ok(read) => read,
+        Err(error) => return wire.reply(&refuse(&error)).await,
+    };
+    wire.arm(&fault);
+    if let Some(result) = replaced(&fault, wire).await {
+        return result;
+    }
+    // An engine that sleeps takes the request and says nothing until it is woken.
+    let _ = core.sleep.subscribe().wait_for(|&level| level == 0).await;
+    let (options, unary) = (&core.options, fault.clone());
+    let result = match post {
+        Post::Chat => return chat_or(core, wire, Ask::chat(&body, options, fault), refuse).await,
+        Post::Completions => return complete(core, wire, &body, fault).await,
+        Post::Responses => return responses::answer(core, wire, &body, fault).await,
+        Post::Messages => return messages::answer(core, wire, &body, fault).await,
+        Post::CountTokens => messages::count_tokens(&body, options, fault),
+        Post::Tokenize => tokens::tokenize(&body, options),
+        _ => tokens::detokenize(&body, options),
+    };
+    pause(unary.delay_unary_ms).await;
+    wire.reply(&result.unwrap_or_else(|error| refuse(&error))).await
+}
+
+/// Reads a body, in the order in which the engine refuses it.
+fn read(options: &Options, head: &Head, body: &Bytes) -> Result<(Value, Fault), ApiError> {
+    let media_type = head.content_type.split(';').next().unwrap_or_default().trim();
+    if media_type != "application/json" {
+        return Err(ApiError::media_type());
+    }
+    if body.is_empty() {
+        return Err(ApiError::empty_body());
+    }
+    let value: Value =
+        serde_json::from_slice(body).map_err(|e| ApiError::bad_json(place_of(&e, body)))?;
+    if !value.is_object() {
+        return Err(ApiError::not_an_object(&value));
+    }
+    let fault = Fault::from_request(&value, &options.fault).map_err(|e| ApiError::bad_order(&e))?;
+    Ok((value, fault))
+}
+
+/// Where in the body an error is, in characters.
+fn place_of(error: &serde_json::Error, body: &[u8]) -> usize {
+    let text = String::from_utf8_lossy(body);
+    if error.is_eof() {
+        return text.chars().count();
+    }
+    let before: usize =
+        text.split('\n').take(error.line() - 1).map(|l| l.chars().count() + 1).sum();
+    before + error.column().saturating_sub(1)
+}
+
+/// Does those faults that stand in place of the answer.
+async fn replaced(fault: &Fault, wire: &mut Wire) -> Option<Result<(), Stop>> {
+    if fault.hang_before_head == Some(true) {
+        return std::future::pending().await;
+    }
+    pause(fault.delay_head_ms).await;
+    if let Some(location) = &fault.redirect {
+        let extra = vec![("location", location.clone())];
+        return Some(wire.reply(&Reply { extra, ..Reply::empty(307) }).await);
+    }
+    let status = fault.status?;
+    let kind = fault.content_type.as_deref().unwrap_or("application/json");
+    let body = fault.body.clone().unwrap_or_default();
+    let reply =
+        Reply { content_type: Some(kind.to_owned()), body: body.into(), ..Reply::empty(status) };
+    Some(wire.reply(&reply).await)
+}
+
+async fn chat_or(
+    core: &Core,
+    wire: &mut Wire,
+    ask: Result<Ask, ApiError>,
+    refuse: impl Fn(&ApiError) -> Reply,
+) -> Result<(), Stop> {
+    let ask = match ask {
+        Ok(ask) => ask,
+        Err(error) => return wire.reply(&refuse(&error)).await,
+    };
+    let answers: Vec<Generation> = (0..ask.n).map(|_| generate(&ask)).collect();
+    if ask.stream {
+        let mut format = chat::Chunks::new(&ask, &answers);
+        return streamed(core, wire, &ask, &mut format, &answers).await;
+    }
+    unary(core, wire, &ask, &answers, || chat::whole(&ask, &answers)).await
+}
+
+async fn complete(core: &Core, wire: &mut Wire, body: &Value, fault: Fault) -> Result<(), Stop> {
+    let read = |prompt| Ask::completion(body, prompt, &core.options, fault.clone());
+    let asks: Result<Vec<Ask>, ApiError> = match body.get("prompt") {
+        None => Err(ApiError::missing("prompt", body)),
+        Some(Value::Array(list)) if !list.iter().all(Value::is_u64) => {
+            list.iter().map(read).collect()
+        }
+        Some(prompt) => read(prompt).map(|ask| vec![ask]),
+    };
+    let asks = match asks {
+        Ok(asks) => asks,
+        Err(error) => return wire.reply(&error.reply()).await,
+    };
+    let Some(mut ask) = asks.first().cloned() else {
+        let error =
+            ApiError::bad_request("Either prompt or prompt_embeds must be provided and non-empty.");
+        return wire.reply(&error.reply()).await;
+    };
+    ask.prompt_tokens = asks.iter().map(|a| a.prompt_tokens).sum();
+    let echo = body.get("echo") == Some(&Value::Bool(true));
+    let (mut answers, mut echoes) = (Vec::new(), Vec::new());
+    for one in asks.iter().flat_map(|a| std::iter::repeat_n(a, a.n)) {
+        answers.push(generate(one));
+        echoes.push(if echo { one.said.clone() } else { String::new() });
+    }
+    if ask.stream {
+        let mut format = completions::Chunks::new(&ask, echoes, &answers);
+        return streamed(core, wire, &ask, &mut format, &answers).await;
+    }
+    unary(core, wire, &ask, &answers, || completions::whole(&ask, &echoes, &answers)).await
+}
+
+/// Sends an answer as a stream and counts it.
+pub(crate) async fn streamed(
+    core: &Core,
+    wire: &mut Wire,
+    ask: &Ask,
+    format: &mut dyn Format,
+    answers: &[Generation],
+) -> Result<(), Stop> {
+    stream::send(wire, &ask.fault, format, answers).await?;
+    count(core, ask, answers);
+    Ok(())
+}
+
+/// Sends an answer in one piece, after the time that its tokens take, and counts it.
+pub(crate) async fn unary(
+    core: &Core,
+    wire: &mut Wire,
+    ask: &Ask,
+    answers: &[Generation],
+    body: impl FnOnce() -> Value,
+) -> Result<(), Stop> {
+    let fault = &ask.fault;
+    let turns = answers.iter().map(|a| a.steps.len()).max().unwrap_or(0) as u64;
+    let tokens = fault.delay_token_ms.unwrap_or(0).saturating_mul(turns.saturating_sub(1));
+    let first = fault.delay_first_ms.unwrap_or(0);
+    let own = fault.delay_unary_ms.unwrap_or(0);
+    pause(Some(tokens.saturating_add(first).saturating_add(own))).await;
+    wire.reply(&Reply::json(200, body().to_string())).await?;
+    count(core, ask, answers);
+    Ok(())
+}
+
+fn count(core: &Core, ask: &Ask, answers: &[Generation]) {
+    let counters = &core.counters;
+    counters.prompt_tokens.fetch_add(ask.prompt_tokens, Relaxed);
+    for answer in answers {
+        counters.generation_tokens.fetch_add(answer.completion_tokens, Relaxed);
+        let length = answer.finish().is_some_and(|f| f.reason == "length");
+        let ended = if length { &counters.truncated } else { &counters.stopped };
+        ended.fetch_add(1, Relaxed);
+    }
+}

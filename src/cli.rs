@@ -1,0 +1,105 @@
+//! Arguments into programs, outcomes into exit codes.
+//!
+//! Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration (`EX_CONFIG` of sysexits.h).
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{check, demo, serve, settings};
+
+/// Bad configuration.
+pub(crate) const BAD_CONFIGURATION: u8 = 78;
+
+const AFTER_HELP: &str = "\
+Configuration: configs/chat_proxy.toml, or the file that CHAT_PROXY_CONFIG_FILE names, and
+CHAT_PROXY_* variables, which go before the file. `print-config` shows every value and where it
+came from. The log on stderr is filtered by RUST_LOG (default: info).
+
+Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration.";
+
+/// One OpenAI-compatible endpoint in front of local LLM engines.
+#[derive(Parser)]
+#[command(name = "imageworks-chat-proxy", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    program: Option<Program>,
+}
+
+#[derive(Subcommand)]
+enum Program {
+    /// Serve until SIGTERM or Ctrl-C (the default).
+    Serve,
+    /// Show what the proxy does, with simulated engines: nothing needs to be installed.
+    Demo {
+        /// Exit after the tour: 0 if every step went well.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Check settings and registry; say what is wrong, with file and line.
+    CheckConfig,
+    /// Show every setting with where it came from.
+    PrintConfig,
+    /// A simulated engine that speaks vLLM's HTTP surface; see `sim-engine --help`.
+    #[command(disable_help_flag = true)]
+    SimEngine {
+        /// vLLM's flags, and the simulator's own.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.program.unwrap_or(Program::Serve) {
+        Program::Serve => serve_program(),
+        Program::Demo { once } => {
+            start_log("warn");
+            demo::run(once)
+        }
+        Program::CheckConfig => check::check_config(),
+        Program::PrintConfig => check::print_config(),
+        Program::SimEngine { args } => sim_engine::run(args.into_iter()),
+    }
+}
+
+fn serve_program() -> ExitCode {
+    start_log("info");
+    let loaded = match settings::from_process() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            check::complain(&problems);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let outcome = actix_rt::System::new().block_on(serve::run(loaded.settings, serve::signals));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("imageworks-chat-proxy: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// People get lines, machines get JSON; both on stderr.
+fn start_log(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if io::stderr().is_terminal() {
+        builder.with_target(false).init();
+    } else {
+        builder.json().with_ansi(false).init();
+    }
+}
+
+/// Writes a line for a person; a closed pipe is their choice.
+pub(crate) fn say(out: &mut dyn Write, line: &str) {
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,145 @@
+//! Reading a request body whole, within the limits of one request and of all together.
+//!
+//! Owns: the budget of bytes that waiting requests may hold. Must never do: begin to read what it
+//! already knows to be too much.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::web::Payload;
+use bytes::{Bytes, BytesMut};
+use chat_proxy_core::{ApiError, Code};
+use futures_util::StreamExt;
+
+/// Bytes that all requests together may hold.
+#[derive(Clone)]
+pub(super) struct Budget {
+    used: Arc<AtomicU64>,
+    max: u64,
+}
+
+/// A request's part of the budget; given back when dropped.
+pub(super) struct Share {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(max: u64) -> Self {
+        Budget { used: Arc::default(), max }
+    }
+
+    fn share(&self) -> Share {
+        Share { budget: self.clone(), bytes: 0 }
+    }
+}
+
+impl Share {
+    /// Takes more, or refuses.
+    fn grow(&mut self, bytes: u64) -> Result<(), ApiError> {
+        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        if before + bytes <= self.budget.max {
+            return Ok(());
+        }
+        let message = "too many request bodies are waiting in memory (max_buffered_bytes)";
+        Err(ApiError::new(Code::QueueFull, message).hint("try again in a moment"))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Reads the body. `stall`: longest wait for its next piece.
+pub(super) async fn read(
+    payload: &mut Payload,
+    headers: &HeaderMap,
+    max: u64,
+    stall: Option<Duration>,
+    budget: &Budget,
+) -> Result<(Bytes, Share), ApiError> {
+    refuse_encoded(headers)?;
+    let mut share = budget.share();
+    let promised = content_length(headers);
+    if let Some(length) = promised {
+        if length > max {
+            return Err(too_large(length, max));
+        }
+        share.grow(length)?;
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = next(payload, stall).await? {
+        let length = (body.len() + chunk.len()) as u64;
+        if length > max {
+            return Err(too_large(length, max));
+        }
+        if length > share.bytes {
+            share.grow(length - share.bytes)?;
+        }
+        if body.is_empty() && promised == Some(length) {
+            return Ok((chunk, share)); // the usual case: one piece, nothing copied
+        }
+        if body.is_empty() {
+            body.reserve(usize::try_from(promised.unwrap_or(0)).unwrap_or(0));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body.freeze(), share))
+}
+
+async fn next(payload: &mut Payload, stall: Option<Duration>) -> Result<Option<Bytes>, ApiError> {
+    let next = payload.next();
+    let chunk = match stall {
+        None => next.await,
+        Some(stall) => tokio::time::timeout(stall, next).await.map_err(|_| {
+            let message =
+                format!("the request body stopped arriving for {} s", stall.as_secs_f64());
+            ApiError::invalid("", message)
+        })?,
+    };
+    let broken = |e| ApiError::invalid("", format!("the request body could not be read: {e}"));
+    chunk.transpose().map_err(broken)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase()) {
+        None => Ok(()),
+        Some(encoding) if encoding == b"identity" || encoding.is_empty() => Ok(()),
+        Some(encoding) => {
+            let shown = String::from_utf8_lossy(&encoding).into_owned();
+            Err(ApiError::invalid("", format!("content-encoding {shown:?} is not taken"))
+                .hint("send the body as it is"))
+        }
+    }
+}
+
+fn too_large(length: u64, max: u64) -> ApiError {
+    let message = format!("the request body has {length} bytes or more; the limit is {max} bytes");
+    ApiError::new(Code::PayloadTooLarge, message).hint("send less, or raise max_body_bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_bounded_together_and_given_back() {
+        let budget = Budget::new(100);
+        let mut first = budget.share();
+        assert!(first.grow(60).is_ok());
+        let mut second = budget.share();
+        assert_eq!(second.grow(60).map_err(|e| e.code), Err(Code::QueueFull));
+        drop(second);
+        drop(first);
+        assert!(budget.share().grow(100).is_ok());
+    }
+}

@@ -1,0 +1,150 @@
+//! What every request goes through: its ids, the guard, the refusal while draining, CORS.
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpResponse, web};
+use chat_proxy_core::{ApiError, Code};
+use tracing::Span;
+use tracing_actix_web::RootSpanBuilder;
+use uuid::Uuid;
+
+use super::error;
+use super::guard::{Passed, is_preflight};
+use super::state::AppState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id that is taken from a client.
+const MAX_ID: usize = 128;
+
+/// Who asks, and under which ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Identity {
+    /// The client's own id, or ours.
+    pub(super) request_id: String,
+    /// Always ours: what a client sends cannot collide at the backend.
+    pub(super) upstream_id: String,
+    /// The key's name, or the address.
+    pub(super) client: String,
+}
+
+/// The outermost middleware.
+pub(crate) async fn front<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let request_id = request_id(request.headers());
+    let passed = admit(&request);
+    let origin = match &passed {
+        Ok(passed) => passed.origin.clone(),
+        Err(_) => None,
+    };
+    let mut response = match passed {
+        Err(refusal) => early(request, error::respond(&refusal)),
+        Ok(_) if is_preflight(request.method(), request.headers()) => early(request, preflight()),
+        Ok(passed) => {
+            let identity = identify(&request, &request_id, passed);
+            request.extensions_mut().insert(identity);
+            next.call(request).await?.map_into_boxed_body()
+        }
+    };
+    let headers = response.headers_mut();
+    // The id is made of characters that every header takes.
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("x-request-id, x-imageworks-model, retry-after"),
+        );
+    }
+    Ok(response)
+}
+
+/// Answers without the handlers.
+fn early(request: ServiceRequest, response: HttpResponse) -> ServiceResponse<BoxBody> {
+    request.into_response(response)
+}
+
+fn admit(request: &ServiceRequest) -> Result<Passed, ApiError> {
+    let Some(state) = request.app_data::<web::Data<AppState>>() else {
+        return Err(ApiError::new(Code::Internal, "the daemon is not wired up"));
+    };
+    let passed = state.guard.check(request.method(), request.uri(), request.headers())?;
+    let tells_state = matches!(request.path(), "/v1/healthz" | "/v1/health" | "/v1/readyz");
+    if state.life.is_draining() && !tells_state {
+        return Err(ApiError::new(Code::Draining, "the proxy is shutting down"));
+    }
+    Ok(passed)
+}
+
+fn identify(request: &ServiceRequest, request_id: &str, passed: Passed) -> Identity {
+    let address = request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string());
+    Identity {
+        request_id: request_id.to_owned(),
+        upstream_id: new_id(),
+        client: passed.key.unwrap_or(address),
+    }
+}
+
+fn new_id() -> String {
+    format!("req-{}", Uuid::new_v4().simple())
+}
+
+/// The client's own id if it is one (SPEC 2.1), else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    sent.filter(|id| is_id(id)).map_or_else(new_id, str::to_owned)
+}
+
+fn is_id(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// A listed origin may send what our clients send.
+fn preflight() -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, OPTIONS"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS))
+        .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
+        .finish()
+}
+
+const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key, x-request-id, \
+    x-request-class, x-gpu-lease-token, traceparent, x-stainless-arch, x-stainless-lang, \
+    x-stainless-os, x-stainless-package-version, x-stainless-runtime, \
+    x-stainless-runtime-version, x-stainless-retry-count, x-stainless-timeout";
+
+/// One span per request; it lasts until the body has ended.
+pub(crate) struct RequestSpan;
+
+impl RootSpanBuilder for RequestSpan {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let extensions = request.extensions();
+        let id = extensions.get::<Identity>().map_or("", |identity| identity.request_id.as_str());
+        tracing::info_span!("request", id, method = %request.method(), path = request.path())
+    }
+
+    fn on_request_end<B: MessageBody>(_: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        if let Ok(response) = outcome {
+            tracing::debug!(status = response.status().as_u16(), "head sent");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_of_clients_are_taken_only_if_they_are_harmless() {
+        assert!(is_id("a") && is_id("req_1.2:3-4") && is_id(&"x".repeat(128)));
+        assert!(!is_id("") && !is_id("a b") && !is_id("a\"b") && !is_id("é"));
+        assert!(!is_id(&"x".repeat(129)));
+    }
+}

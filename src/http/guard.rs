@@ -1,0 +1,302 @@
+//! Who may call: API keys, the Host header, web pages (SPEC 10).
+//!
+//! Owns: the rules, as plain functions of a request's head. Must never do: compare a secret in a
+//! time that depends on it, or show one.
+
+use std::net::IpAddr;
+
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::{Method, Uri};
+use chat_proxy_core::config::{ApiKey, KeySecret, Settings};
+use chat_proxy_core::{ApiError, Code};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Endings of names that only a local network gives out.
+const LOCAL_SUFFIXES: [&str; 5] = [".localhost", ".local", ".internal", ".lan", ".home.arpa"];
+/// Answered without a key.
+const OPEN_PATHS: [&str; 3] = ["/v1/healthz", "/v1/health", "/v1/readyz"];
+
+/// See the module.
+pub(crate) struct Guard {
+    keys: Vec<Key>,
+    allowed_hosts: Vec<String>,
+    cors_origins: Vec<String>,
+}
+
+struct Key {
+    name: String,
+    hash: [u8; 32],
+}
+
+/// What a request passed as.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// The key's name, where keys are configured.
+    pub(super) key: Option<String>,
+    /// The listed origin that must get CORS headers.
+    pub(super) origin: Option<String>,
+}
+
+impl Guard {
+    /// Reads the secrets that settings name; the error says which cannot be had.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
+        let keys = settings.security.api_keys.iter().map(Key::read).collect::<Result<_, _>>()?;
+        let mut allowed_hosts: Vec<String> =
+            settings.security.allowed_hosts.iter().map(|h| h.to_ascii_lowercase()).collect();
+        allowed_hosts
+            .extend(settings.general.loopback_alias.iter().map(|h| h.to_ascii_lowercase()));
+        Ok(Guard { keys, allowed_hosts, cors_origins: settings.security.cors_origins.clone() })
+    }
+
+    /// Lets a request through or says why not.
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Passed, ApiError> {
+        if self.keys.is_empty() {
+            self.check_host(uri, headers)?;
+        }
+        let origin = self.check_origin(headers)?;
+        let preflight = is_preflight(method, headers);
+        let open = preflight || OPEN_PATHS.contains(&uri.path());
+        let key = if open { None } else { self.check_key(headers)? };
+        Ok(Passed { key, origin })
+    }
+
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        let header = headers
+            .get(header::HOST)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        // No browser leaves it out, so a missing one is no rebinding.
+        let Some(host) = uri.host().map(str::to_owned).or(header) else {
+            return Ok(());
+        };
+        let name = without_port(&host).to_ascii_lowercase();
+        let name = name.trim_end_matches('.');
+        let local = is_ip(name)
+            || !name.contains('.')
+            || LOCAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+        if local || self.allowed_hosts.iter().any(|allowed| allowed == name) {
+            return Ok(());
+        }
+        let shown: String = name.chars().take(100).collect();
+        Err(ApiError::new(
+            Code::Forbidden,
+            format!("the Host header names {shown:?}, which is not this proxy"),
+        )
+        .hint("if it is, add it to [security] allowed_hosts, or configure API keys"))
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+        let origin = headers
+            .get(header::ORIGIN)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        if let Some(origin) = origin {
+            if self.cors_origins.contains(&origin) {
+                return Ok(Some(origin));
+            }
+            let shown: String = origin.chars().take(100).collect();
+            return Err(ApiError::new(
+                Code::Forbidden,
+                format!("web pages of {shown:?} may not call this proxy"),
+            )
+            .hint("add the origin to [security] cors_origins if they should"));
+        }
+        if headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site") {
+            return Err(ApiError::new(
+                Code::Forbidden,
+                "another web site's page may not call this proxy",
+            )
+            .hint("add its origin to [security] cors_origins if it should"));
+        }
+        Ok(None)
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+        if self.keys.is_empty() {
+            return Ok(None);
+        }
+        let Some(presented) = presented_key(headers) else {
+            return Err(ApiError::new(Code::Unauthorized, "an API key is needed")
+                .hint("send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"));
+        };
+        let hash: [u8; 32] = Sha256::digest(presented).into();
+        // All keys are compared, whichever matches: the time tells nothing.
+        let mut found = None;
+        for key in &self.keys {
+            if bool::from(key.hash.ct_eq(&hash)) {
+                found = Some(key.name.clone());
+            }
+        }
+        found
+            .map(Some)
+            .ok_or_else(|| ApiError::new(Code::Unauthorized, "this API key is not known"))
+    }
+}
+
+impl Key {
+    fn read(key: &ApiKey) -> Result<Key, String> {
+        let place = |what: &str| format!("API key {:?}: {what}", key.name);
+        let secret = match &key.secret {
+            KeySecret::Sha256(hash) => {
+                return Ok(Key { name: key.name.clone(), hash: *hash });
+            }
+            KeySecret::Plain(text) => text.clone(),
+            KeySecret::Env(name) => std::env::var(name)
+                .map_err(|_| place(&format!("the variable {name} is not set")))?,
+            KeySecret::File(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| place(&format!("{path}: {e}")))?;
+                text.lines().next().unwrap_or_default().to_owned()
+            }
+        };
+        let secret = secret.trim();
+        if secret.is_empty() {
+            return Err(place("the secret is empty"));
+        }
+        Ok(Key { name: key.name.clone(), hash: Sha256::digest(secret.as_bytes()).into() })
+    }
+}
+
+fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    });
+    let key = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))?;
+    Some(key.trim_ascii()).filter(|key| !key.is_empty())
+}
+
+/// A browser asks whether it may ask.
+pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn without_port(host: &str) -> &str {
+    if let Some(end) = host.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        return &host[1..=end];
+    }
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains(':') => {
+            name
+        }
+        _ => host,
+    }
+}
+
+fn is_ip(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use actix_web::http::header::HeaderName;
+    use chat_proxy_core::config::{Input, load};
+
+    fn guard(toml: &str) -> Guard {
+        let input = Input { file: Some(("c".into(), toml.into())), env: Vec::new() };
+        Guard::new(&load(&input).unwrap().settings).unwrap()
+    }
+
+    fn check(guard: &Guard, path: &str, headers: &[(&str, &str)]) -> Result<Passed, u16> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        guard.check(&Method::POST, &path.parse().unwrap(), &map).map_err(|e| e.status)
+    }
+
+    #[test]
+    fn hosts_that_only_rebinding_would_send_are_refused() {
+        let guard = guard(
+            "[security]\nallowed_hosts = [\"Proxy.Example.com\"]\n[general]\nloopback_alias = \"box.example\"\n",
+        );
+        for (host, passes) in [
+            ("127.0.0.1:8100", true),
+            ("[::1]:8100", true),
+            ("192.168.1.7", true),
+            ("localhost:8100", true),
+            ("workstation", true),
+            ("a.localhost:1", true),
+            ("ws.local", true),
+            ("api.internal", true),
+            ("x.lan", true),
+            ("nas.home.arpa", true),
+            ("box.example:80", true),
+            ("proxy.example.com:8100", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("evil.example.", false),
+        ] {
+            assert_eq!(check(&guard, "/v1/models", &[("host", host)]).is_ok(), passes, "{host}");
+        }
+        assert!(check(&guard, "/v1/models", &[]).is_ok());
+    }
+
+    #[test]
+    fn with_keys_the_host_does_not_matter_and_the_key_does() {
+        let guard = guard("[security]\napi_keys = [{ name = \"gui\", key = \"s3cret\" }]\n");
+        let host = ("host", "evil.example");
+        assert_eq!(check(&guard, "/v1/models", &[host]), Err(401));
+        assert_eq!(
+            check(&guard, "/v1/models", &[host, ("authorization", "Bearer wrong")]),
+            Err(401)
+        );
+        for header in [
+            ("authorization", "Bearer s3cret"),
+            ("authorization", "bearer s3cret"),
+            ("x-api-key", "s3cret"),
+        ] {
+            let passed = check(&guard, "/v1/models", &[host, header]).unwrap();
+            assert_eq!(passed.key.as_deref(), Some("gui"));
+        }
+        for open in OPEN_PATHS {
+            assert!(check(&guard, open, &[host]).is_ok(), "{open}");
+        }
+    }
+
+    #[test]
+    fn web_pages_need_to_be_listed() {
+        let guard = guard("[security]\ncors_origins = [\"http://gui.local:3000\"]\n");
+        let good = check(&guard, "/v1/models", &[("origin", "http://gui.local:3000")]).unwrap();
+        assert_eq!(good.origin.as_deref(), Some("http://gui.local:3000"));
+        for origin in
+            ["http://evil.example", "null", "http://gui.local:3001", "http://gui.local:3000.evil"]
+        {
+            assert_eq!(check(&guard, "/v1/models", &[("origin", origin)]), Err(403), "{origin}");
+        }
+        assert_eq!(check(&guard, "/v1/models", &[("sec-fetch-site", "cross-site")]), Err(403));
+        assert!(check(&guard, "/v1/models", &[("sec-fetch-site", "none")]).is_ok());
+    }
+
+    #[test]
+    fn keys_come_from_hashes_files_and_variables_and_missing_ones_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from-file\nsecond line\n").unwrap();
+        let toml = format!(
+            "[security]\napi_keys = [{{ name = \"f\", key_file = {:?} }}, {{ name = \"h\", key_sha256 = \"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\" }}]\n",
+            file.path()
+        );
+        let guard = guard(&toml);
+        assert!(check(&guard, "/x", &[("x-api-key", "from-file")]).is_ok());
+        assert!(check(&guard, "/x", &[("x-api-key", "foo")]).is_ok(), "sha256 of foo");
+        let input = Input {
+            file: Some((
+                "c".into(),
+                "[security]\napi_keys = [{ name = \"e\", key_env = \"NO_SUCH_VARIABLE_X\" }]\n"
+                    .into(),
+            )),
+            env: Vec::new(),
+        };
+        let error = Guard::new(&load(&input).unwrap().settings).err().unwrap();
+        assert!(error.contains("NO_SUCH_VARIABLE_X"), "{error}");
+    }
+}

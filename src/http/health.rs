@@ -1,0 +1,37 @@
+//! `GET /v1/healthz` and `GET /v1/readyz`.
+
+use actix_web::{HttpResponse, web};
+use serde_json::json;
+
+use super::state::AppState;
+
+/// The process can serve.
+pub(super) async fn healthz(state: web::Data<AppState>) -> HttpResponse {
+    let uptime = state.life.uptime().as_secs_f64();
+    HttpResponse::Ok()
+        .json(json!({"status": "ok", "uptime_seconds": (uptime * 1000.0).round() / 1000.0}))
+}
+
+/// New requests are welcome: there is a registry and the daemon does not drain. A registry that
+/// could not be *re*loaded does not make it unready, but is told in the details.
+pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
+    let view = state.registry.load();
+    let mut reasons = Vec::new();
+    if state.life.is_draining() {
+        reasons.push("draining: the daemon is shutting down".to_owned());
+    }
+    if let (None, Some(error)) = (&view.file, &view.error) {
+        reasons.push(format!("registry: {error}"));
+    }
+    let details = json!({
+        "models": view.snapshot.entries().len(),
+        "registry_error": view.error.as_ref().map(ToString::to_string),
+        "skipped_entries": view.snapshot.problems().iter().map(ToString::to_string).collect::<Vec<_>>(),
+    });
+    if reasons.is_empty() {
+        HttpResponse::Ok().json(json!({"status": "ready", "details": details}))
+    } else {
+        HttpResponse::ServiceUnavailable()
+            .json(json!({"status": "not ready", "reasons": reasons, "details": details}))
+    }
+}

@@ -1,0 +1,82 @@
+//! The HTTP front: one file per resource, and what every request goes through.
+//!
+//! Owns: routes, the guard, request ids, errors as responses. Must never do: decide what a request
+//! means; it reads the body and hands it to the thread's forwarder.
+
+mod body;
+mod chat;
+mod error;
+mod front;
+mod guard;
+mod health;
+mod models;
+mod state;
+mod stream;
+
+use std::any::Any;
+use std::time::Duration;
+
+use actix_web::http::Method;
+use actix_web::rt::net::TcpStream;
+use actix_web::{HttpRequest, HttpResponse, web};
+use chat_proxy_core::{ApiError, Code};
+
+pub(crate) use front::{RequestSpan, front};
+pub(crate) use guard::Guard;
+pub(crate) use state::AppState;
+
+/// All endpoints.
+pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::ServiceConfig) {
+    let state = state.clone();
+    move |config| {
+        config
+            .app_data(state)
+            .service(resource(
+                "/v1/chat/completions",
+                Method::POST,
+                web::post().to(chat::completions),
+            ))
+            .service(resource("/v1/models", Method::GET, web::get().to(models::list)))
+            .service(resource("/v1/healthz", Method::GET, web::get().to(health::healthz)))
+            .service(resource("/v1/health", Method::GET, web::get().to(health::healthz)))
+            .service(resource("/v1/readyz", Method::GET, web::get().to(health::readyz)))
+            .default_service(web::to(not_found));
+    }
+}
+
+/// One endpoint; other methods get 405 with `Allow`.
+fn resource(path: &'static str, allowed: Method, route: actix_web::Route) -> actix_web::Resource {
+    let refuse = move |request: HttpRequest| {
+        let allowed = allowed.clone();
+        async move { method_not_allowed(&request, &allowed) }
+    };
+    web::resource(path).route(route).default_service(web::to(refuse))
+}
+
+async fn not_found(request: HttpRequest) -> HttpResponse {
+    let shown: String = request.path().chars().take(200).collect();
+    let error = ApiError::new(Code::NotFound, format!("there is no endpoint {shown}"));
+    error::respond(&error.hint("chat requests go to POST /v1/chat/completions"))
+}
+
+fn method_not_allowed(request: &HttpRequest, allowed: &Method) -> HttpResponse {
+    let message = format!("{} does not take {}", request.path(), request.method());
+    let error = ApiError::new(Code::MethodNotAllowed, message).hint(format!("use {allowed}"));
+    let mut response = error::respond(&error);
+    if let Ok(value) = allowed.as_str().parse() {
+        response.headers_mut().insert(actix_web::http::header::ALLOW, value);
+    }
+    response
+}
+
+/// A client that stays connected and does not read is cut by the kernel: while a write blocks,
+/// nothing of ours is polled that could notice.
+pub(crate) fn on_connect(connection: &dyn Any, write_timeout: Option<Duration>) {
+    let (Some(stream), Some(timeout)) = (connection.downcast_ref::<TcpStream>(), write_timeout)
+    else {
+        return;
+    };
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
+        tracing::warn!(%error, "a slow reader of this connection will not be cut");
+    }
+}

@@ -1,0 +1,59 @@
+//! The body of a streamed response.
+//!
+//! Owns: turning frames into bytes on the wire, and the last word when the pump died. Must never
+//! do: end a response cleanly that the pump did not end.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use chat_proxy_actors::forwarder::channel::{Received, Receiver};
+use chat_proxy_core::{ApiError, Code};
+
+use crate::life::Running;
+
+/// See the module.
+pub(super) struct StreamBody {
+    /// `None` once the end has been seen.
+    frames: Option<Receiver>,
+    /// Counts the response as running until it has been written.
+    _running: Running,
+}
+
+impl StreamBody {
+    pub(super) fn new(frames: Receiver, running: Running) -> Self {
+        StreamBody { frames: Some(frames), _running: running }
+    }
+}
+
+impl MessageBody for StreamBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let Some(frames) = &mut self.frames else {
+            return Poll::Ready(None);
+        };
+        match std::task::ready!(frames.poll_recv(cx)) {
+            Received::Data(bytes) => Poll::Ready(Some(Ok(bytes))),
+            Received::End => {
+                self.frames = None;
+                Poll::Ready(None)
+            }
+            Received::Died => {
+                self.frames = None;
+                let message = "the proxy failed while it streamed this answer";
+                let event = ApiError::new(Code::Internal, message).event();
+                Poll::Ready(Some(Ok(Bytes::from(event))))
+            }
+        }
+    }
+}

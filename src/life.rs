@@ -1,0 +1,76 @@
+//! The daemon's life: since when it runs, whether it drains, how many requests run.
+//!
+//! Owns: three facts that every worker reads. Must never do: end anything itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// See the module.
+pub(crate) struct Life {
+    started: Instant,
+    draining: AtomicBool,
+    running: AtomicUsize,
+    changed: Notify,
+}
+
+/// One running request; dropping it says that it has ended.
+pub(crate) struct Running(Arc<Life>);
+
+impl Life {
+    pub(crate) fn begin() -> Arc<Life> {
+        Arc::new(Life {
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// No new requests from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether new requests are refused.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Counts a request in.
+    pub(crate) fn enter(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        Running(self.clone())
+    }
+
+    /// Requests that run now, responses still being written among them.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no request runs.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.running() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.changed.notify_waiters();
+        }
+    }
+}

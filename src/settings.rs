@@ -1,0 +1,57 @@
+//! Settings from this process: the file that the environment names, and the environment itself.
+
+use std::path::PathBuf;
+
+use chat_proxy_actors::forwarder::ForwardSettings;
+use chat_proxy_actors::logger::LogSettings;
+use chat_proxy_actors::registry::RegistrySettings;
+use chat_proxy_core::config::{self, Input, Loaded, Problem, Settings};
+use chat_proxy_core::registry::EndpointRules;
+
+/// Read if the variable names no other.
+const DEFAULT_FILE: &str = "configs/chat_proxy.toml";
+const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
+
+/// Reads file and environment. A file that the variable names must exist; the default one need not.
+pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
+    let named = std::env::var(FILE_VARIABLE).ok().filter(|name| !name.trim().is_empty());
+    let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.to_owned());
+    let file = match std::fs::read_to_string(&path) {
+        Ok(text) => Some((path, text)),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let place = if named.is_some() { format!("{FILE_VARIABLE}={path}") } else { path };
+            return Err(vec![Problem { place, message: format!("cannot be read: {error}") }]);
+        }
+    };
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    config::load(&Input { file, env })
+}
+
+/// The registry's part.
+pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
+    RegistrySettings {
+        dir: PathBuf::from(&settings.server.registry_dir),
+        rules: EndpointRules {
+            loopback_alias: settings.general.loopback_alias.clone(),
+            vllm_single_port: settings.vllm.vllm_single_port,
+        },
+    }
+}
+
+/// The log writer's part.
+pub(crate) fn log(settings: &Settings) -> LogSettings {
+    LogSettings {
+        path: PathBuf::from(&settings.server.log_path),
+        max_bytes: settings.server.max_log_bytes,
+        max_files: settings.logging.max_log_files,
+        log_prompts: settings.logging.log_prompts,
+    }
+}
+
+/// The forwarders' part.
+pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
+    ForwardSettings::of(settings)
+}

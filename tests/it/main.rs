@@ -1,0 +1,28 @@
+//! The daemon seen from outside: the real binary as a process, over real sockets, before scripted
+//! backends.
+
+#![allow(missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::must_use_candidate, clippy::missing_panics_doc, clippy::missing_errors_doc)]
+#![allow(
+    clippy::format_push_string,
+    clippy::needless_pass_by_value,
+    clippy::return_self_not_must_use
+)]
+
+mod support;
+
+mod bodies;
+mod cuts;
+mod departure;
+mod errors;
+mod front;
+mod heartbeats;
+mod load;
+mod log;
+mod shutdown;
+mod slow;
+mod startup;
+mod streaming;
+mod timeouts;
+mod unary;

@@ -1,0 +1,252 @@
+//! The real binary as a process, in a directory and an environment of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{BOUND, Upstream, eventually};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_imageworks-chat-proxy");
+const REGISTRY: &str = "registry/model_registry.curated.json";
+const LOG: &str = "logs/chat.jsonl";
+
+/// A daemon to be started.
+pub struct Setup {
+    dir: TempDir,
+    settings: BTreeMap<String, BTreeMap<String, String>>,
+    text: Option<String>,
+    env: Vec<(String, String)>,
+    entries: Vec<Value>,
+}
+
+/// What a program that ended has left.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub dir: TempDir,
+}
+
+/// An entry for an OpenAI-compatible backend at `upstream`.
+pub fn entry(name: &str, upstream: &Upstream) -> Value {
+    json!({
+        "name": name,
+        "backend": "openai",
+        "backend_config": {"base_url": upstream.base_url()},
+        "served_model_id": format!("served/{name}"),
+    })
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let setup = Setup {
+            dir,
+            settings: BTreeMap::new(),
+            text: None,
+            env: Vec::new(),
+            entries: Vec::new(),
+        };
+        setup.set("server", "port", 0).set("server", "registry_dir", "\"registry\"").set(
+            "server",
+            "log_path",
+            format!("{LOG:?}"),
+        )
+    }
+
+    /// A daemon with one model, `tiny-a`, at `upstream`.
+    pub fn with(upstream: &Upstream) -> Self {
+        Setup::new().entry(entry("tiny-a", upstream))
+    }
+
+    /// One setting, its value as TOML.
+    pub fn set(mut self, section: &str, key: &str, value: impl ToString) -> Self {
+        self.settings.entry(section.into()).or_default().insert(key.into(), value.to_string());
+        self
+    }
+
+    /// The whole settings file, instead of single settings.
+    pub fn text(mut self, text: &str) -> Self {
+        self.text = Some(text.to_owned());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn entry(mut self, entry: Value) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let dir = self.dir.path();
+        let mut text = String::new();
+        for (section, keys) in &self.settings {
+            text.push_str(&format!("[{section}]\n"));
+            keys.iter().for_each(|(key, value)| text.push_str(&format!("{key} = {value}\n")));
+        }
+        fs::write(dir.join("chat_proxy.toml"), self.text.as_ref().unwrap_or(&text))
+            .expect("settings");
+        fs::create_dir_all(dir.join("registry")).expect("a directory");
+        fs::write(dir.join(REGISTRY), Value::from(self.entries.clone()).to_string())
+            .expect("registry");
+        let stderr = File::create(dir.join("stderr")).expect("a file");
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(args)
+            .current_dir(dir)
+            .env_clear()
+            .env("CHAT_PROXY_CONFIG_FILE", "chat_proxy.toml")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stderr(stderr);
+        command
+    }
+
+    /// Starts the daemon and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let mut child = self.command(&[]).stdout(Stdio::piped()).spawn().expect("the program");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut daemon = Daemon { child, addr: None, lines, dir: self.dir, exit: None };
+        let line = daemon.lines.recv_timeout(BOUND).expect("the daemon listens");
+        let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        daemon.addr = Some(addr.unwrap_or_else(|| panic!("the first line is {line:?}")));
+        daemon
+    }
+
+    /// Runs a program that is to end by itself.
+    pub fn run(self, args: &[&str]) -> Ended {
+        let stdout = File::create(self.dir.path().join("stdout")).expect("a file");
+        let mut child = self.command(args).stdout(stdout).spawn().expect("the program");
+        let status = eventually("the program ends", BOUND, || child.try_wait().expect("wait"));
+        let read = |name: &str| fs::read_to_string(self.dir.path().join(name)).expect("output");
+        let (stdout, stderr) = (read("stdout"), read("stderr"));
+        Ended { code: status.code(), stdout, stderr, dir: self.dir }
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    addr: Option<SocketAddr>,
+    lines: mpsc::Receiver<String>,
+    dir: TempDir,
+    exit: Option<ExitStatus>,
+}
+
+impl Daemon {
+    pub fn addr(&self) -> SocketAddr {
+        self.addr.expect("a daemon that listens")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.path("stderr")).unwrap_or_default()
+    }
+
+    /// Lines that followed the first one on stdout, so far.
+    pub fn more_stdout(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Replaces the registry's text.
+    pub fn write_registry(&self, text: &str) {
+        fs::write(self.path(REGISTRY), text).expect("registry");
+    }
+
+    fn raw_log(&self) -> String {
+        fs::read_to_string(self.path(LOG)).unwrap_or_default()
+    }
+
+    /// The request log once it has `n` lines; panics if there are more, or if one is no JSON.
+    #[track_caller]
+    pub fn log_lines(&self, n: usize) -> Vec<Value> {
+        let text = eventually("lines in the request log", BOUND, || {
+            Some(self.raw_log()).filter(|text| text.matches('\n').count() >= n)
+        });
+        let lines: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}")))
+            .collect();
+        assert_eq!(lines.len(), n, "lines in the request log");
+        lines
+    }
+
+    /// The only line of the request log.
+    #[track_caller]
+    pub fn log_line(&self) -> Value {
+        self.log_lines(1).remove(0)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("a living daemon");
+    }
+
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Waits for the daemon's own end.
+    #[track_caller]
+    pub fn wait_exit(&mut self, within: Duration) -> ExitStatus {
+        let status = eventually("the daemon ends", within, || self.child.try_wait().expect("wait"));
+        self.exit = Some(status);
+        status
+    }
+
+    pub fn fd_count(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a living daemon").count()
+    }
+
+    /// The daemon is alive and answers.
+    #[track_caller]
+    pub fn assert_serves(&self) {
+        let reply = super::Ask::get("/v1/healthz").reply(self.addr());
+        assert_eq!(reply.status(), 200);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("--- the daemon's stderr ---\n{}---", self.stderr());
+        }
+    }
+}
