@@ -87,7 +87,9 @@ impl Generation {
 pub(crate) fn generate(ask: &Ask) -> Generation {
     let script = script::answer(ask);
     let endless = script.endless || ask.ignore_end;
-    let song = (0..).map(script::song).take_while(|_| endless);
+    // Only a song that is the whole answer to a chat begins without a space.
+    let from = if ask.raw_prompt || !script.endless { 2 } else { 0 };
+    let song = (from..).map(script::song).take_while(|_| endless);
     let mut run = Run::new(ask, script.content_only);
     for token in script.tokens.into_iter().chain(song) {
         run.token(token);

@@ -19,7 +19,7 @@ pub struct Options {
     pub host: String,
     /// The port to listen at; 0 takes a free one.
     pub port: u16,
-    /// The names the model is served under, the first being its own. Never empty.
+    /// The names the model is served under, the first being its own; `tiny-a` if there is none.
     pub served: Vec<String>,
     /// The model's path, as `/v1/models` tells it.
     pub root: String,

@@ -121,7 +121,7 @@ fn call(tool: &str) -> Vec<Token> {
     tokens.extend(marks("\n|{\"|name|\":| \"", Part::CallMark));
     tokens.extend(pieces(tool).into_iter().map(|t| Token { part: Part::CallName, ..t }));
     tokens.push(mark("\",", Part::CallNameEnd));
-    tokens.extend(marks(" \"|arguments|\":| ", Part::CallMark));
+    tokens.extend(marks(" \"|arguments|\": ", Part::CallMark));
     tokens.extend(marks("{\"|city|\":| \"|Paris|\"}", Part::CallArgs));
     tokens.extend(marks("}|\n|</tool_call>", Part::CallMark));
     tokens
@@ -163,7 +163,7 @@ pub(crate) fn pieces(text: &str) -> Vec<Token> {
     };
     for c in text.chars() {
         let joins = c.is_alphanumeric() && word.chars().count() < LONGEST;
-        if !joins || word.ends_with(|l: char| !l.is_alphanumeric() && l != ' ') {
+        if !joins || word.ends_with(|l: char| !l.is_alphanumeric() && !matches!(l, ' ' | '_')) {
             flush(&mut word);
         }
         word.push(c);

@@ -38,7 +38,10 @@ fn bind_to(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Makes an engine of its options.
-pub(crate) fn core(options: Options) -> Arc<Core> {
+pub(crate) fn core(mut options: Options) -> Arc<Core> {
+    if options.served.is_empty() {
+        options.served = Options::default().served;
+    }
     let sleep = tokio::sync::watch::Sender::new(0);
     Arc::new(Core { options, counters: Counters::default(), sleep })
 }
@@ -93,7 +96,7 @@ async fn one(core: &Core, reader: &mut Reader, wire: &mut Wire) -> Result<(), En
         wire.go_on().await.map_err(|_| Ending::Gone)?;
     }
     let body = reader.body(&head).await.map_err(bad)?;
-    wire.begin(head.keep_alive, head.http_1_0);
+    wire.begin(head.keep_alive, head.http_1_0, head.method == "HEAD");
     if head.path.starts_with("/sim/") {
         return routes::answer(core, &head, &body, wire).await.map_err(|_| Ending::Gone);
     }
@@ -135,7 +138,7 @@ async fn refuse(wire: &mut Wire, bad: BadRequest) {
         BadRequest::TooLarge => (413, "Request Entity Too Large"),
         _ => (400, "Invalid HTTP request received."),
     };
-    wire.begin(false, false);
+    wire.begin(false, false, false);
     let kind = Some("text/plain; charset=utf-8".to_owned());
     let reply = Reply { content_type: kind, vary: false, ..Reply::json(status, text) };
     // The connection ends in any case.

@@ -5,6 +5,7 @@
 //! Must never know what an answer means.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::head::{head_start, push_header};
 
 /// How long a connection that was ended on purpose is kept, so that its last bytes are read.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// So many writes and bytes a kernel sends at once on a new connection, whatever the peer does.
+const ALWAYS_SENT: (u64, u64) = (8, 8 * 1024);
 
 /// Why an answer ended before its last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +79,16 @@ pub(crate) struct Wire {
     framing: Option<Framing>,
     /// The request was HTTP/1.0: chunks cannot be sent.
     old_client: bool,
+    /// The request was a HEAD: its answer has no body.
+    no_body: bool,
     /// The connection ends with the present answer.
     close: bool,
     /// The present answer's body goes out in HTTP chunks.
     chunked: bool,
     /// The connection was told to end with a reset.
     reset: bool,
+    /// Writes on this connection.
+    writes: u64,
     scratch: Vec<u8>,
 }
 
@@ -95,15 +103,18 @@ impl Wire {
             split: None,
             framing: None,
             old_client: false,
+            no_body: false,
             close: false,
             chunked: false,
             reset: false,
+            writes: 0,
             scratch: Vec::with_capacity(1024),
         }
     }
 
     /// Starts a new answer: the counter at zero, no faults.
-    pub(crate) fn begin(&mut self, keep_alive: bool, old_client: bool) {
+    pub(crate) fn begin(&mut self, keep_alive: bool, old_client: bool, no_body: bool) {
+        self.no_body = no_body;
         self.sent = 0;
         self.cut_at = None;
         self.split = None;
@@ -160,7 +171,9 @@ impl Wire {
                 self.end_head(&mut head);
                 // One write for head and body, as a real server's transport does.
                 let mut all = head.into_bytes();
-                all.extend_from_slice(&reply.body);
+                if !self.no_body {
+                    all.extend_from_slice(&reply.body);
+                }
                 self.raw(&all).await
             }
         }
@@ -215,8 +228,11 @@ impl Wire {
             How::Fin => end_writing(&self.stream),
             How::Rst => {
                 self.reset = true;
-                // Closing with a reset discards what the kernel has not sent yet.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                // Closing with a reset discards what the kernel still holds.
+                if self.writes > ALWAYS_SENT.0 || self.sent > ALWAYS_SENT.1 {
+                    let arrived = tokio::time::timeout(LINGER, arrival(&self.stream));
+                    let _ = arrived.await;
+                }
                 // A failure leaves an ordinary close, which is all that can be done then.
                 let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
             }
@@ -256,6 +272,7 @@ impl Wire {
         let part = reached.and_then(|n| usize::try_from(n).ok()).map_or(bytes, |n| &bytes[..n]);
         write_all(&self.stream, part).await.map_err(|_| Stop::Gone)?;
         self.sent += part.len() as u64;
+        self.writes += 1;
         if reached.is_some() { Err(self.cut(self.how).await) } else { Ok(()) }
     }
 
@@ -283,6 +300,35 @@ pub(crate) async fn linger(stream: &TcpStream) {
         }
     };
     let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Returns when the peer has acknowledged every byte; where that cannot be seen, soon.
+async fn arrival(stream: &TcpStream) {
+    loop {
+        match unacknowledged(stream) {
+            Some(0) => return,
+            Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            // The longest time for which a peer may hold back its acknowledgement.
+            None => return tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Bytes that were written and not acknowledged, from the table of sockets of this process.
+fn unacknowledged(stream: &TcpStream) -> Option<u64> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd())).ok()?;
+    let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        for line in table.lines().skip(1) {
+            let mut fields = line.split_whitespace();
+            let queues = fields.nth(4);
+            if fields.nth(4) == Some(inode) {
+                return u64::from_str_radix(queues?.split(':').next()?, 16).ok();
+            }
+        }
+    }
+    None
 }
 
 fn end_writing(stream: &TcpStream) {

@@ -23,7 +23,8 @@ const MAX_ID: usize = 128;
 pub(super) struct Identity {
     /// The client's own id, or ours.
     pub(super) request_id: String,
-    /// Always ours: what a client sends cannot collide at the backend.
+    /// Always ours: what a client sends cannot collide at the backend. A bare UUID: llama.cpp's
+    /// server answers 400 with an empty body to any other form.
     pub(super) upstream_id: String,
     /// The key's name, or the address.
     pub(super) client: String,
@@ -86,7 +87,7 @@ fn identify(request: &ServiceRequest, request_id: &str, passed: Passed) -> Ident
     let address = request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string());
     Identity {
         request_id: request_id.to_owned(),
-        upstream_id: new_id(),
+        upstream_id: Uuid::new_v4().simple().to_string(),
         client: passed.key.unwrap_or(address),
     }
 }

@@ -103,7 +103,7 @@ fn upstream_gets_the_headers_that_it_needs_and_no_others() {
     assert!(!id.is_empty() && id != "mine-1", "{id}");
     let secret = seen.head.contains("secret") || seen.head.contains("session=1");
     assert!(!secret, "{}", seen.head);
-    let known = "content-type accept accept-encoding user-agent traceparent host x-request-id content-length";
+    let known = "content-type accept accept-encoding user-agent traceparent host x-request-id content-length date";
     for line in seen.head.split("\r\n").skip(1).filter(|line| !line.is_empty()) {
         let name = line.split(':').next().unwrap().to_ascii_lowercase();
         assert!(known.split(' ').any(|k| k == name), "not to be sent: {line}");

@@ -83,6 +83,11 @@ impl Client {
         self.send(&request("POST", path, "application/json", body));
     }
 
+    /// Forgets what was read so far.
+    pub(crate) fn skip(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Reads until there is no more; how it ended is told.
     pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
         loop {

@@ -1,12 +1,13 @@
 //! The real binary as a process, in a directory and an environment of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub struct Setup {
     dir: TempDir,
     settings: BTreeMap<String, BTreeMap<String, String>>,
     text: Option<String>,
-    env: Vec<(String, String)>,
+    env: Vec<(String, OsString)>,
     entries: Vec<Value>,
 }
 
@@ -82,8 +83,12 @@ impl Setup {
         self
     }
 
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.into(), value.into()));
+    pub fn env(self, name: &str, value: &str) -> Self {
+        self.env_os(name, value.into())
+    }
+
+    pub fn env_os(mut self, name: &str, value: OsString) -> Self {
+        self.env.push((name.into(), value));
         self
     }
 
@@ -132,8 +137,14 @@ impl Setup {
                 let _ = sender.send(line);
             }
         });
-        let mut daemon = Daemon { child, addr: None, lines, dir: self.dir, exit: None };
-        let line = daemon.lines.recv_timeout(BOUND).expect("the daemon listens");
+        let mut daemon =
+            Daemon { child, addr: None, lines: Mutex::new(lines), dir: self.dir, exit: None };
+        let line = daemon
+            .lines
+            .get_mut()
+            .expect("unpoisoned")
+            .recv_timeout(BOUND)
+            .expect("the daemon listens");
         let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
         daemon.addr = Some(addr.unwrap_or_else(|| panic!("the first line is {line:?}")));
         daemon
@@ -154,7 +165,7 @@ impl Setup {
 pub struct Daemon {
     child: Child,
     addr: Option<SocketAddr>,
-    lines: mpsc::Receiver<String>,
+    lines: Mutex<mpsc::Receiver<String>>,
     dir: TempDir,
     exit: Option<ExitStatus>,
 }
@@ -178,7 +189,7 @@ impl Daemon {
 
     /// Lines that followed the first one on stdout, so far.
     pub fn more_stdout(&self) -> Vec<String> {
-        self.lines.try_iter().collect()
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).try_iter().collect()
     }
 
     /// Replaces the registry's text.
