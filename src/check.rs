@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use chat_proxy_actors::registry;
 use chat_proxy_core::config::{KEYS, Loaded, Origin, Problem, Stage};
 
-use crate::cli::say;
 use crate::settings;
+use crate::terminal::say;
 
 /// Loads everything and says what is wrong; 0 if nothing is.
 pub(crate) fn check_config() -> ExitCode {

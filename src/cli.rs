@@ -3,12 +3,13 @@
 //! Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration (`EX_CONFIG` of sysexits.h).
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::terminal::say;
 use crate::{check, demo, serve, settings};
 
 /// Bad configuration.
@@ -97,9 +98,4 @@ fn start_log(default: &str) {
     } else {
         builder.json().with_ansi(false).init();
     }
-}
-
-/// Writes a line for a person; a closed pipe is their choice.
-pub(crate) fn say(out: &mut dyn Write, line: &str) {
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

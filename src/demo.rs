@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use sim_engine::{Engine, Handle, Options};
 use tokio::sync::mpsc;
 
-use crate::cli::say;
 use crate::serve::{self, Order, Ready};
+use crate::terminal::say;
 
 /// No step of the tour takes longer on any machine.
 const STEP: Duration = Duration::from_secs(20);

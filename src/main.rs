@@ -8,6 +8,7 @@ mod life;
 mod listen;
 mod serve;
 mod settings;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -210,7 +210,7 @@ fn what_is_no_http_harms_nobody() {
         client.stream.shutdown(std::net::Shutdown::Write).unwrap();
         client.until_closed();
     }
-    let many: String = (0..500).map(|i| format!("x-h{i}: 1\r\n")).collect();
+    let many = "x-many: 1\r\n".repeat(500);
     let mut client = crate::support::Client::connect(daemon.addr());
     client.send(format!("GET /v1/healthz HTTP/1.1\r\nhost: localhost\r\n{many}\r\n").as_bytes());
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -24,36 +24,87 @@ fn an_answer_in_one_piece_passes_byte_for_byte() {
 }
 
 #[test]
-fn chunked_and_unframed_answers_are_put_together() {
-    for framed in [true, false] {
+fn a_chunked_answer_is_put_together() {
+    let upstream = Upstream::start(move |_, wire| {
+        let (first, second) = vllm::WHOLE.split_at(100);
+        wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+        wire.chunk(first.as_bytes());
+        wire.chunk(second.as_bytes());
+        wire.last_chunk();
+    });
+    let daemon = Setup::with(&upstream).start();
+    let reply = Ask::chat(vllm::ask(false)).reply(daemon.addr());
+    assert_eq!((reply.status(), reply.text()), (200, vllm::WHOLE.to_owned()));
+}
+
+#[test]
+fn an_answer_that_ends_with_the_connection_is_whole_if_its_json_is() {
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
         let upstream = Upstream::start(move |_, wire| {
-            let (first, second) = vllm::WHOLE.split_at(100);
-            if framed {
-                wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
-                wire.chunk(first.as_bytes());
-                wire.chunk(second.as_bytes());
-                wire.last_chunk();
-            } else {
-                wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n");
-                wire.send(vllm::WHOLE.as_bytes());
-                wire.fin();
-            }
+            wire.send(
+                format!("{version} 200 OK\r\ncontent-type: application/json\r\n\r\n").as_bytes(),
+            );
+            wire.send(vllm::WHOLE.as_bytes());
+            wire.fin();
         });
         let daemon = Setup::with(&upstream).start();
         let reply = Ask::chat(vllm::ask(false)).reply(daemon.addr());
-        assert_eq!(
-            (reply.status(), reply.text()),
-            (200, vllm::WHOLE.to_owned()),
-            "framed: {framed}"
-        );
+        assert_eq!((reply.status(), reply.text()), (200, vllm::WHOLE.to_owned()), "{version}");
     }
 }
 
 #[test]
+fn a_backend_that_closes_after_each_answer_serves_every_request() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.answer("200 OK", "application/json", vllm::WHOLE.as_bytes());
+        wire.fin();
+    });
+    let daemon = Setup::with(&upstream).start();
+    for round in 0..50 {
+        let reply = Ask::chat(vllm::ask(false)).reply(daemon.addr());
+        assert_eq!(reply.status(), 200, "round {round}: {}", reply.text());
+    }
+    assert_eq!(upstream.seen().len(), 50, "and none was sent twice");
+}
+
+#[test]
+fn large_requests_and_answers_pass_whole() {
+    let filler = "é".repeat(4 << 20);
+    let answer = vllm::WHOLE.replace("Hello!", &filler);
+    let upstream = Upstream::answering("200 OK", "application/json", &answer);
+    let daemon = Setup::with(&upstream).start();
+    let body = vllm::ask(false).replace("hello", &filler);
+    let reply = Ask::chat(body.as_str()).reply(daemon.addr());
+    assert_eq!(reply.status(), 200);
+    assert!(reply.body() == answer.as_bytes(), "the answer");
+    assert!(
+        upstream.only().body == body.replace("\"tiny-a\"", "\"served/tiny-a\"").as_bytes(),
+        "the request"
+    );
+}
+
+#[test]
+fn a_client_that_waits_for_100_continue_gets_it() {
+    let upstream = Upstream::answering("200 OK", "application/json", vllm::WHOLE);
+    let daemon = Setup::with(&upstream).start();
+    let request = Ask::chat(vllm::ask(false)).header("expect", "100-continue").bytes(daemon.addr());
+    let (head, body) = request.split_at(request.len() - vllm::ask(false).len());
+    let mut client = crate::support::Client::connect(daemon.addr());
+    client.send(head);
+    client.expect_line("HTTP/1.1 100 Continue");
+    client.send(body);
+    assert_eq!(client.reply().status(), 200);
+    assert_eq!(upstream.only().header("expect"), None);
+}
+
+#[test]
 fn one_connection_serves_many_requests() {
-    let upstream = Upstream::start(|seen, wire| match seen.json()["stream"] == json!(true) {
-        true => wire.stream(&vllm::stream(&["a"])),
-        false => wire.answer("200 OK", "application/json", vllm::WHOLE.as_bytes()),
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.json()["stream"] == json!(true) {
+            wire.stream(&vllm::stream(&["a"]));
+        } else {
+            wire.answer("200 OK", "application/json", vllm::WHOLE.as_bytes());
+        }
     });
     let daemon = Setup::with(&upstream).start();
     let mut client = crate::support::Client::connect(daemon.addr());

@@ -2,7 +2,8 @@
 //!
 //! Owns: its HTTP worker thread's backend clients and the switch that cuts that thread's requests.
 //! Accepts: [`Forward`] (answered at once; the outcome goes to the request's own reply channel),
-//! [`Cut`]. Emits: one log record per request. One actor per worker thread, found by [`local`];
+//! [`Cut`]. Emits: one log record per request. One actor per worker thread, found by
+//! [`ForwarderFactory::local`];
 //! it ends with its thread, and a new one is started when it is asked for again.
 //! Must never do: per-request work in its own context. Each request runs in a task of its own, so
 //! that a defect in one stream ends that stream only.
@@ -12,7 +13,9 @@ pub mod channel;
 mod client;
 mod cut;
 mod deadlines;
+mod failure;
 mod messages;
+mod prepare;
 mod pump;
 mod reply;
 mod task;

@@ -12,10 +12,10 @@ use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
 use chat_proxy_core::{ApiError, Code};
 
 use super::deadlines::{Deadlines, Due};
+use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
-use super::task::Prepared;
 use super::upstream::{Event, Head, Upstream};
-use super::{Shared, unary};
+use super::{Shared, failure};
 use crate::transcript::Transcript;
 
 /// An answer's last bytes may trail its `[DONE]` by this much; then its connection is given up.
@@ -128,7 +128,7 @@ impl Pump<'_> {
         if head.status.is_client_error() || head.status.is_server_error() {
             return Some(Ending::Error(head, body));
         }
-        Some(Ending::Failed(unary::not_an_answer(&head, &body, self.upstream.address(), true)))
+        Some(Ending::Failed(failure::not_an_answer(&head, &body, self.upstream.address(), true)))
     }
 
     /// Reads a body that is no stream, bounded in size and time.
@@ -227,7 +227,7 @@ impl Pump<'_> {
             Ending::Interrupted(why) => self.reply.interrupted(why, self.transcript),
             Ending::Failed(error) => self.reply.refuse(error, self.transcript),
             Ending::Error(head, body) => {
-                unary::pass_error(self.reply, &head, body, self.model, self.transcript);
+                failure::pass_error(self.reply, &head, body, self.model, self.transcript);
             }
         }
     }

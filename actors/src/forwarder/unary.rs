@@ -1,4 +1,4 @@
-//! A request that is answered in one piece, and backends' error answers.
+//! A request that is answered in one piece.
 //!
 //! Owns: reading the whole body within its bounds, and judging it (`core::chat::unary`). Must
 //! never do: pass on a body that was cut; until it is whole nothing has been sent, so a cut one
@@ -9,14 +9,15 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::unary as rules;
-use chat_proxy_core::error::passthrough_retry;
+use chat_proxy_core::error::Retry;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::failure::{not_an_answer, pass_error};
 use super::messages::WholeAnswer;
+use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
-use super::task::Prepared;
 use super::upstream::{Event, Head, Upstream};
 use crate::transcript::Transcript;
 
@@ -141,21 +142,6 @@ fn judge(head: &Head, body: &Bytes, address: &str) -> Result<(), ApiError> {
     Err(not_an_answer(head, body, address, false))
 }
 
-/// A response that no rule covers: a redirect, or something else than a stream where one was due.
-pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bool) -> ApiError {
-    let status = head.status.as_u16();
-    if let Some(location) = &head.location {
-        let message = format!("{address} redirects to {location}");
-        return ApiError::new(Code::BackendUnavailable, message)
-            .hint("give the entry the address that it redirects to as its base_url");
-    }
-    let wanted = if stream { "a stream was asked for" } else { "an answer was asked for" };
-    let kind = if head.content_type.is_empty() { "no content type" } else { &head.content_type };
-    let start: String = String::from_utf8_lossy(body).chars().take(200).collect();
-    let message = format!("{wanted}, but {address} sent HTTP {status} with {kind}: {start:?}");
-    ApiError::new(Code::BackendUnavailable, message)
-}
-
 fn pass(reply: Reply, head: &Head, body: Bytes, model: String, transcript: &mut Transcript) {
     let summary = rules::summarize(&body);
     transcript.tokens(summary.usage, 0);
@@ -167,41 +153,9 @@ fn pass(reply: Reply, head: &Head, body: Bytes, model: String, transcript: &mut 
         status: head.status.as_u16(),
         content_type: head.content_type.clone(),
         retry_after: head.retry_after.clone(),
-        retry: chat_proxy_core::error::Retry::Unsaid,
+        retry: Retry::Unsaid,
         body,
         model,
-    };
-    reply.whole(answer, transcript);
-}
-
-/// Passes on a backend's 4xx with its status and message, and its 5xx as `err_backend_error`.
-pub(super) fn pass_error(
-    reply: Reply,
-    head: &Head,
-    body: Bytes,
-    model: &str,
-    transcript: &mut Transcript,
-) {
-    let status = head.status.as_u16();
-    if head.status.is_server_error() || reply.is_streaming() {
-        let mut error = rules::server_error(status, &body);
-        if let Some(seconds) = head.retry_after.as_ref().and_then(|text| text.trim().parse().ok()) {
-            error.retry = chat_proxy_core::error::Retry::After(seconds);
-        }
-        return reply.refuse(error, transcript);
-    }
-    transcript.failed(&rules::server_error(status, &body));
-    let (content_type, body) = match rules::reshape_client_error(status, &body) {
-        Some(reshaped) => ("application/json".to_owned(), Bytes::from(reshaped.to_string())),
-        None => (head.content_type.clone(), body),
-    };
-    let answer = WholeAnswer {
-        status,
-        content_type,
-        retry_after: head.retry_after.clone(),
-        retry: passthrough_retry(status),
-        body,
-        model: model.to_owned(),
     };
     reply.whole(answer, transcript);
 }

@@ -161,7 +161,7 @@ sections! {
         fetch_remote_images: bool = Bool, "false", Later, "Fetch http(s) images for backends that cannot.";
         fetch_remote_images_private: bool = Bool, "false", Later, "Also from private addresses.";
         strict_capabilities: bool = Bool, "false", Later, "Refuse tools for models that are flagged as having none.";
-        reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to <think> text.";
+        reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to thoughts that stand as think tags in the text.";
         reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Later, "The field in which clients get reasoning.";
     }
     /// Images on their way to vision models.

@@ -1,7 +1,7 @@
 //! Settings: every key of SPEC 3.2, its layers, its checks, and where each value came from.
 //!
-//! Owns: the table of keys ([`keys`]), reading TOML and environment into layers ([`layers`]), the
-//! checks that need several keys ([`check`]), and the typed [`Settings`]. Must never do: read the
+//! Owns: the table of keys ([`keys`]), reading TOML and environment into layers (`layers`), the
+//! checks that need several keys (`check`), and the typed [`Settings`]. Must never do: read the
 //! file or the process environment itself (both are handed in), or fall back silently: a wrong
 //! value or an unknown key is a [`Problem`], and all problems are reported together.
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::entry::is_truthy;
+use super::truth::is_truthy;
 
 const VISION: &[&str] = &["vision", "multimodal", "mm", "image", "images", "visual", "vl"];
 const REASONING: &[&str] =

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::capabilities::Capabilities;
+use super::truth::is_truthy;
 
 /// One model.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,17 +147,6 @@ fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-/// `true`, or an object that is not switched off: both stand for "yes" in real files.
-pub(super) fn is_truthy(value: &Value) -> bool {
-    match value {
-        Value::Bool(yes) => *yes,
-        Value::Object(map) => map.get("enabled").is_none_or(is_truthy),
-        Value::String(text) => matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "1"),
-        Value::Number(number) => number.as_f64().is_some_and(|n| n != 0.0),
-        Value::Null | Value::Array(_) => false,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod entry;
 pub mod listing;
 pub mod resolve;
 mod snapshot;
+mod truth;
 
 pub use endpoint::{Endpoint, EndpointRules, Placement};
 pub use entry::Entry;

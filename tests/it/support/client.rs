@@ -212,6 +212,11 @@ impl Client {
         }
     }
 
+    /// Reads an interim response: its line and no headers.
+    pub fn expect_line(&mut self, want: &str) {
+        assert_eq!(self.line("\r\n\r\n").expect("an interim response"), want);
+    }
+
     /// Reads the next response's head.
     pub fn head(&mut self) -> Head {
         self.try_head().expect("a response's head")

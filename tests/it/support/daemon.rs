@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -97,16 +97,14 @@ impl Setup {
         self
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     fn command(&self, args: &[&str]) -> Command {
         let dir = self.dir.path();
         let mut text = String::new();
         for (section, keys) in &self.settings {
             text.push_str(&format!("[{section}]\n"));
-            keys.iter().for_each(|(key, value)| text.push_str(&format!("{key} = {value}\n")));
+            for (key, value) in keys {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
         }
         fs::write(dir.join("chat_proxy.toml"), self.text.as_ref().unwrap_or(&text))
             .expect("settings");

@@ -7,10 +7,9 @@ pub const DONE: &str = "data: [DONE]\n\n";
 /// The events of a body, each with its blank line; panics if something is left over.
 pub fn events(body: &[u8]) -> Vec<String> {
     let text = std::str::from_utf8(body).expect("a stream is UTF-8");
-    let mut events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
-    if events.last().is_some_and(|last| !last.ends_with("\n\n")) {
-        panic!("half an event at the end: {:?}", events.pop());
-    }
+    let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
+    let last = events.last();
+    assert!(last.is_none_or(|last| last.ends_with("\n\n")), "half an event at the end: {last:?}");
     events
 }
 
