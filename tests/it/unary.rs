@@ -56,7 +56,11 @@ fn an_answer_that_ends_with_the_connection_is_whole_if_its_json_is() {
 #[test]
 fn a_backend_that_closes_after_each_answer_serves_every_request() {
     let upstream = Upstream::start(|_, wire| {
-        wire.answer("200 OK", "application/json", vllm::WHOLE.as_bytes());
+        let length = vllm::WHOLE.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        wire.send(&[head.as_bytes(), vllm::WHOLE.as_bytes()].concat());
         wire.fin();
     });
     let daemon = Setup::with(&upstream).start();
