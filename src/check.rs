@@ -1,11 +1,14 @@
 //! `check-config` and `print-config`: settings and registry, for people.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use chat_proxy_actors::registry;
 use chat_proxy_core::config::{KEYS, Loaded, Origin, Problem, Stage};
+use chat_proxy_core::registry::Snapshot;
 
+use crate::http::Guard;
 use crate::settings;
 use crate::terminal::say;
 
@@ -22,8 +25,12 @@ pub(crate) fn check_config() -> ExitCode {
     for warning in &loaded.warnings {
         say(out, &format!("warning: {warning}"));
     }
-    name_later_keys(&loaded, out);
-    if check_registry(&loaded, out) {
+    for (origin, key) in later_keys(&loaded) {
+        let note = "is kept, but what it governs is not part of this version yet";
+        say(out, &format!("note: {origin}: {key} {note}"));
+    }
+    let keys = check_keys(&loaded);
+    if check_registry(&loaded, out) && keys {
         say(out, "configuration: good");
         ExitCode::SUCCESS
     } else {
@@ -31,18 +38,21 @@ pub(crate) fn check_config() -> ExitCode {
     }
 }
 
-/// Keys that somebody set and that do nothing yet: better said than found out.
-fn name_later_keys(loaded: &Loaded, out: &mut dyn Write) {
-    for spec in KEYS.iter().filter(|spec| spec.stage == Stage::Later) {
-        match loaded.origins.get(spec.name) {
-            None | Some(Origin::Default) => {}
-            Some(origin) => say(
-                out,
-                &format!(
-                    "note: {origin}: {} is kept, but what it governs is not part of this version yet",
-                    spec.name
-                ),
-            ),
+/// Keys that somebody set and that do nothing yet, with where: better said than found out.
+pub(crate) fn later_keys(loaded: &Loaded) -> impl Iterator<Item = (&Origin, &'static str)> {
+    KEYS.iter().filter(|spec| spec.stage == Stage::Later).filter_map(|spec| {
+        let origin = loaded.origins.get(spec.name).filter(|origin| **origin != Origin::Default)?;
+        Some((origin, spec.name))
+    })
+}
+
+/// API keys whose secret cannot be had stop the start: so they are a problem here.
+fn check_keys(loaded: &Loaded) -> bool {
+    match Guard::new(&loaded.settings) {
+        Ok(_) => true,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("error: {error}"));
+            false
         }
     }
 }
@@ -54,7 +64,10 @@ fn check_registry(loaded: &Loaded, out: &mut dyn Write) -> bool {
             for problem in problems {
                 say(&mut io::stderr(), &format!("error: {problem}"));
             }
-            let file = view.file.as_deref().unwrap_or(std::path::Path::new("registry"));
+            for note in missing_things(&view.snapshot) {
+                say(out, &format!("note: {note}"));
+            }
+            let file = view.file.as_deref().unwrap_or(Path::new("registry"));
             say(out, &format!("{}: {} models", file.display(), view.snapshot.entries().len()));
             problems.is_empty()
         }
@@ -63,6 +76,22 @@ fn check_registry(loaded: &Loaded, out: &mut dyn Write) -> bool {
             false
         }
     }
+}
+
+/// What entries name and this machine has not: their requests would fail.
+fn missing_things(snapshot: &Snapshot) -> Vec<String> {
+    let mut missing = Vec::new();
+    for entry in snapshot.entries() {
+        let (name, config) = (&entry.name, &entry.backend_config);
+        let unset = |variable: &&String| std::env::var_os(variable).is_none();
+        if let Some(variable) = config.api_key_env.as_ref().filter(unset) {
+            missing.push(format!("{name}: the variable {variable} (api_key_env) is not set here"));
+        }
+        if let Some(path) = config.ca_file.as_ref().filter(|path| !Path::new(path).exists()) {
+            missing.push(format!("{name}: ca_file {path} is not there"));
+        }
+    }
+    missing
 }
 
 /// Every setting, its value and where it came from.

@@ -79,12 +79,18 @@ fn serve_program() -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    for (origin, key) in check::later_keys(&loaded) {
+        tracing::warn!(%origin, key, "this setting is kept, but what it governs is not part of this version yet");
+    }
     let outcome = actix_rt::System::new().block_on(serve::run(loaded.settings, serve::signals));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut io::stderr(), &format!("imageworks-chat-proxy: {error}"));
-            ExitCode::FAILURE
+            match error {
+                serve::ServeError::Keys(_) => ExitCode::from(BAD_CONFIGURATION),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

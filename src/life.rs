@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// See the module.
 pub(crate) struct Life {
@@ -14,6 +15,7 @@ pub(crate) struct Life {
     draining: AtomicBool,
     running: AtomicUsize,
     changed: Notify,
+    cut: CancellationToken,
 }
 
 /// One running request; dropping it says that it has ended.
@@ -26,6 +28,7 @@ impl Life {
             draining: AtomicBool::new(false),
             running: AtomicUsize::new(0),
             changed: Notify::new(),
+            cut: CancellationToken::new(),
         })
     }
 
@@ -42,6 +45,16 @@ impl Life {
     /// Whether new requests are refused.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Requests that are still being read end now.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Waits for [`Life::cut`].
+    pub(crate) async fn until_cut(&self) {
+        self.cut.cancelled().await;
     }
 
     /// Counts a request in.

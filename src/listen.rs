@@ -4,6 +4,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
+use socket2::{Domain, Socket, Type};
+
 /// Where a daemon with `port = 0` says which port it took.
 const PORT_FILE: &str = "_staging/chat_proxy.port";
 
@@ -35,7 +37,7 @@ pub(crate) fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenErro
                 first.local_addr().map_err(|error| ListenError::Bind { addr, error })?.port(),
             );
         }
-        match TcpListener::bind(addr) {
+        match listen_on(addr) {
             Ok(listener) => listeners.push(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 return Err(ListenError::Taken { addr });
@@ -50,15 +52,23 @@ pub(crate) fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenErro
     if listeners.is_empty() {
         return Err(resolve(io::Error::other("it has no address")));
     }
-    if port == 0 {
-        write_port_file(&listeners)?;
-    }
     Ok(listeners)
 }
 
-fn write_port_file(listeners: &[TcpListener]) -> Result<(), ListenError> {
+/// The standard library's queue of 128 is short for a burst of clients.
+const BACKLOG: i32 = 1024;
+
+fn listen_on(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Says which port was taken, once everything is up.
+pub(crate) fn write_port_file(port: u16) -> Result<(), ListenError> {
     let write = || {
-        let port = listeners[0].local_addr()?.port();
         if let Some(dir) = Path::new(PORT_FILE).parent() {
             std::fs::create_dir_all(dir)?;
         }

@@ -31,6 +31,8 @@ use crate::life::Life;
 use crate::listen::{self, ListenError};
 use crate::settings;
 
+/// actix-web measures this timeout by a clock that it reads twice a second.
+const CLOCK_STEP: Duration = Duration::from_millis(500);
 /// After a cut, requests get this long to send their error event.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 /// Connections that are idle or still flushing get this long when the server stops.
@@ -86,6 +88,7 @@ pub(crate) async fn run<F>(settings: Settings, orders: F) -> Result<(), ServeErr
 where
     F: FnOnce(Ready) -> Result<mpsc::Receiver<Order>, ServeError>,
 {
+    let any_port = settings.server.port == 0;
     let listeners = listen::bind(&settings.server.host, settings.server.port)?;
     let addrs: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
     let guard = http::Guard::new(&settings).map_err(ServeError::Keys)?;
@@ -108,8 +111,9 @@ where
         server: server.handle(),
         drain_timeout,
     };
-    announce(&addrs);
-    let orders = orders(Ready { addrs })?;
+    // Signals are heard before anybody is told that we are there.
+    let orders = orders(Ready { addrs: addrs.clone() })?;
+    announce(&addrs, any_port)?;
     daemon.until_stopped(server, orders).await
 }
 
@@ -127,7 +131,7 @@ fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, S
     })
     .workers(workers)
     .max_connections(per_worker)
-    .client_request_timeout(server_settings.client_header_timeout_s.get())
+    .client_request_timeout(server_settings.client_header_timeout_s.get() + CLOCK_STEP)
     .keep_alive(server_settings.keep_alive_s.get())
     .tcp_nodelay(true)
     .h1_allow_half_closed(false)
@@ -141,12 +145,16 @@ fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, S
 }
 
 /// The one line on stdout; who reads it may have gone.
-fn announce(addrs: &[SocketAddr]) {
+fn announce(addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
+    if let (true, Some(addr)) = (any_port, addrs.first()) {
+        listen::write_port_file(addr.port())?;
+    }
     let mut out = io::stdout();
     for addr in addrs {
         tracing::info!(%addr, "listening");
         let _ = writeln!(out, "listening on http://{addr}").and_then(|()| out.flush());
     }
+    Ok(())
 }
 
 impl Daemon {
@@ -195,6 +203,7 @@ impl Daemon {
                 tracing::warn!(running = self.life.running(), "told twice: cutting requests");
             }
         }
+        self.life.cut();
         self.forwarders.cut_all();
         if tokio::time::timeout(CUT_GRACE, self.life.idle()).await.is_err() {
             tracing::warn!(running = self.life.running(), "some clients did not take their end");

@@ -24,10 +24,32 @@ pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
             return Err(vec![Problem { place, message: format!("cannot be read: {error}") }]);
         }
     };
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    config::load(&Input { file, env })
+    let (env, mut problems) = environment();
+    match config::load(&Input { file, env }) {
+        Ok(loaded) if problems.is_empty() => Ok(loaded),
+        Ok(_) => Err(problems),
+        Err(more) => {
+            problems.extend(more);
+            Err(problems)
+        }
+    }
+}
+
+/// The environment as text; a variable of ours that is none is a problem, others do not matter.
+fn environment() -> (Vec<(String, String)>, Vec<Problem>) {
+    let (mut env, mut problems) = (Vec::new(), Vec::new());
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => env.push((name, value)),
+            Err(_) if name.starts_with("CHAT_PROXY_") => {
+                problems
+                    .push(Problem { place: name, message: "its value is not UTF-8".to_owned() });
+            }
+            Err(_) => {}
+        }
+    }
+    (env, problems)
 }
 
 /// The registry's part.

@@ -6,10 +6,14 @@
 use std::time::Instant;
 
 use chat_proxy_core::ApiError;
+use chat_proxy_core::chat::unary::shorten;
 use chat_proxy_core::chat::usage::Usage;
 use chat_proxy_core::telemetry::record::{Record, RecordError, tokens_per_second};
 
 use crate::logger::LogHandle;
+
+/// As much of an error's message goes into the log, in bytes.
+const MAX_MESSAGE: usize = 2000;
 
 /// The story so far.
 pub struct Transcript {
@@ -49,7 +53,7 @@ impl Transcript {
 
     /// The first content has come.
     pub fn first_content(&mut self) {
-        self.record.ttft_ms.get_or_insert(millis_since(self.arrived));
+        self.record.ttft_ms.get_or_insert_with(|| millis_since(self.arrived));
     }
 
     /// What the backend said about tokens; `events` with content are an estimate without it.
@@ -67,8 +71,13 @@ impl Transcript {
         }
     }
 
-    /// The answer with this status is on its way, or was delivered.
-    pub fn status(&mut self, status: u16) {
+    /// The head of a stream has left; how the stream ends is still open.
+    pub fn begun(&mut self, status: u16) {
+        self.record.status = status;
+    }
+
+    /// The answer is whole.
+    pub fn whole(&mut self, status: u16) {
         self.record.status = status;
         self.settled = true;
     }
@@ -80,7 +89,8 @@ impl Transcript {
         }
         self.settled = true;
         let code = error.code.as_str().to_owned();
-        self.record.error = Some(RecordError { code, message: error.message.clone() });
+        let message = shorten(&error.message, MAX_MESSAGE);
+        self.record.error = Some(RecordError { code, message });
     }
 
     /// The client left before the end.
@@ -106,6 +116,9 @@ impl Transcript {
             if self.record.status == 0 {
                 self.record.status = 500;
             }
+        } else if !self.settled && self.record.status != 0 {
+            let message = "the stream was dropped before its end".to_owned();
+            self.record.error = Some(RecordError { code: "err_internal".to_owned(), message });
         } else if !self.settled {
             self.cancelled();
         }

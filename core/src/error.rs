@@ -59,7 +59,7 @@ pub enum Code {
 }
 
 /// What a client should do next, as headers say it to OpenAI's SDKs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retry {
     /// Nothing is said: the client's own habit.
     Unsaid,
@@ -67,6 +67,8 @@ pub enum Retry {
     Never,
     /// `Retry-After`, in seconds.
     After(u32),
+    /// `Retry-After` as the backend put it: seconds or a date.
+    Kept(String),
 }
 
 impl Code {
@@ -99,7 +101,7 @@ impl Code {
     ];
 
     /// Code, type, status and retry advice: the table itself.
-    const fn row(self) -> (&'static str, &'static str, u16, Retry) {
+    fn row(self) -> (&'static str, &'static str, u16, Retry) {
         use Retry::{After, Never, Unsaid};
         match self {
             Code::ModelNotFound => ("err_model_not_found", "model_not_found", 404, Never),
@@ -136,17 +138,17 @@ impl Code {
     }
 
     /// The stable machine-readable code, such as `err_model_not_found`.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         self.row().0
     }
 
     /// The `type` field of the error object.
-    pub const fn kind(self) -> &'static str {
+    pub fn kind(self) -> &'static str {
         self.row().1
     }
 
     /// The HTTP status; [`Code::BackendError`] usually carries the backend's own instead.
-    pub const fn status(self) -> u16 {
+    pub fn status(self) -> u16 {
         self.row().2
     }
 }
@@ -201,6 +203,7 @@ impl ApiError {
         let message = message.unwrap_or_else(|| format!("the backend answered HTTP {status}"));
         let mut error = ApiError::new(Code::BackendError, message);
         error.status = status;
+        error.retry = passthrough_retry(status);
         error
     }
 
@@ -234,7 +237,7 @@ impl ApiError {
 /// Retry advice for a status that a backend chose itself and that passes through.
 pub fn passthrough_retry(status: u16) -> Retry {
     match status {
-        400 | 401 | 403 | 404 | 409 | 413 => Retry::Never,
+        400 | 401 | 403 | 404 | 409 | 413 | 504 => Retry::Never,
         _ => Retry::Unsaid,
     }
 }

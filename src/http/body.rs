@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
@@ -31,6 +32,13 @@ impl Budget {
         Budget { used: Arc::default(), max }
     }
 
+    fn has_room_for(&self, bytes: u64) -> Result<(), ApiError> {
+        if self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.max {
+            return Ok(());
+        }
+        Err(full())
+    }
+
     fn share(&self) -> Share {
         Share { budget: self.clone(), bytes: 0 }
     }
@@ -44,9 +52,13 @@ impl Share {
         if before + bytes <= self.budget.max {
             return Ok(());
         }
-        let message = "too many request bodies are waiting in memory (max_buffered_bytes)";
-        Err(ApiError::new(Code::QueueFull, message).hint("try again in a moment"))
+        Err(full())
     }
+}
+
+fn full() -> ApiError {
+    let message = "too many request bodies are waiting in memory (max_buffered_bytes)";
+    ApiError::new(Code::QueueFull, message).hint("try again in a moment")
 }
 
 impl Drop for Share {
@@ -55,44 +67,55 @@ impl Drop for Share {
     }
 }
 
-/// Reads the body. `stall`: longest wait for its next piece.
+/// Why there is no body.
+#[derive(Debug)]
+pub(super) enum NoBody {
+    /// The client left while it was sending.
+    Gone,
+    /// It cannot be taken.
+    Refused(ApiError),
+}
+
+impl From<ApiError> for NoBody {
+    fn from(error: ApiError) -> Self {
+        NoBody::Refused(error)
+    }
+}
+
+/// Reads the body. `stall`: longest wait for its next piece. Its promised length is checked
+/// against the budget, but only what has come is counted: a promise holds no memory.
 pub(super) async fn read(
     payload: &mut Payload,
     headers: &HeaderMap,
     max: u64,
     stall: Option<Duration>,
     budget: &Budget,
-) -> Result<(Bytes, Share), ApiError> {
+) -> Result<(Bytes, Share), NoBody> {
     refuse_encoded(headers)?;
     let mut share = budget.share();
     let promised = content_length(headers);
     if let Some(length) = promised {
         if length > max {
-            return Err(too_large(length, max));
+            return Err(too_large(length, max).into());
         }
-        share.grow(length)?;
+        budget.has_room_for(length)?;
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = next(payload, stall).await? {
         let length = (body.len() + chunk.len()) as u64;
         if length > max {
-            return Err(too_large(length, max));
+            return Err(too_large(length, max).into());
         }
-        if length > share.bytes {
-            share.grow(length - share.bytes)?;
-        }
+        share.grow(chunk.len() as u64)?;
         if body.is_empty() && promised == Some(length) {
             return Ok((chunk, share)); // the usual case: one piece, nothing copied
-        }
-        if body.is_empty() {
-            body.reserve(usize::try_from(promised.unwrap_or(0)).unwrap_or(0));
         }
         body.extend_from_slice(&chunk);
     }
     Ok((body.freeze(), share))
 }
 
-async fn next(payload: &mut Payload, stall: Option<Duration>) -> Result<Option<Bytes>, ApiError> {
+async fn next(payload: &mut Payload, stall: Option<Duration>) -> Result<Option<Bytes>, NoBody> {
     let next = payload.next();
     let chunk = match stall {
         None => next.await,
@@ -102,8 +125,15 @@ async fn next(payload: &mut Payload, stall: Option<Duration>) -> Result<Option<B
             ApiError::invalid("", message)
         })?,
     };
-    let broken = |e| ApiError::invalid("", format!("the request body could not be read: {e}"));
-    chunk.transpose().map_err(broken)
+    match chunk {
+        None => Ok(None),
+        Some(Ok(bytes)) => Ok(Some(bytes)),
+        Some(Err(PayloadError::Incomplete(_))) => Err(NoBody::Gone),
+        Some(Err(error)) => {
+            let message = format!("the request body could not be read: {error}");
+            Err(ApiError::invalid("", message).into())
+        }
+    }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -9,11 +9,15 @@ use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
+use super::body::NoBody;
 use super::front::Identity;
 use super::state::AppState;
-use super::stream::StreamBody;
+use super::stream::{StreamBody, WholeBody};
 use super::{body, error};
 use crate::life::Running;
+
+/// Its path.
+pub(super) const PATH: &str = "/v1/chat/completions";
 
 /// Reads the body and forwards it. When the client goes, this future is dropped, and with it the
 /// receiver that the forwarder watches.
@@ -29,14 +33,25 @@ pub(super) async fn completions(
         Transcript::begin(log, identity.request_id.clone(), client, request.path());
     let limits = &state.settings.limits;
     let stall = state.settings.server.client_header_timeout_s.limit();
-    let read =
-        body::read(&mut payload, request.headers(), limits.max_body_bytes, stall, &state.budget)
-            .await;
+    let headers = request.headers();
+    let max = limits.max_body_bytes;
+    let read = tokio::select! {
+        biased;
+        read = body::read(&mut payload, headers, max, stall, &state.budget) => read,
+        () = state.life.until_cut() => Err(NoBody::Refused(ApiError::new(
+            Code::Draining,
+            "the proxy is shutting down and did not wait for the rest of this request",
+        ))),
+    };
     let (body, share) = match read {
         Ok(read) => read,
-        Err(error) => {
+        Err(NoBody::Refused(error)) => {
             transcript.failed(&error);
             return error::respond(&error);
+        }
+        Err(NoBody::Gone) => {
+            transcript.cancelled();
+            return HttpResponse::BadRequest().finish(); // nobody is there to read it
         }
     };
     let (reply, answer) = oneshot::channel();
@@ -50,7 +65,7 @@ pub(super) async fn completions(
         span: tracing::Span::current(),
     });
     match answer.await.map(SendWrapper::take) {
-        Ok(Answer::Whole(answer)) => whole(answer),
+        Ok(Answer::Whole(answer)) => whole(answer, running),
         Ok(Answer::Stream(answer)) => stream(answer, running),
         Ok(Answer::Refused(refusal)) => error::respond(&refusal),
         // The request's task died; its transcript has told the log.
@@ -69,10 +84,10 @@ fn meta(request: &HttpRequest, identity: &Identity) -> RequestMeta {
     }
 }
 
-fn whole(answer: WholeAnswer) -> HttpResponse {
+fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut builder = HttpResponse::build(status);
-    error::advise(&mut builder, answer.retry);
+    error::advise(&mut builder, &answer.retry);
     if let Some(seconds) = answer.retry_after {
         builder.insert_header((header::RETRY_AFTER, seconds));
     }
@@ -80,7 +95,7 @@ fn whole(answer: WholeAnswer) -> HttpResponse {
         builder.content_type(answer.content_type);
     }
     name_model(&mut builder, &answer.model);
-    builder.body(answer.body)
+    builder.body(WholeBody::new(answer.body, running))
 }
 
 fn stream(answer: StreamAnswer, running: Running) -> HttpResponse {

@@ -9,7 +9,7 @@ use chat_proxy_core::error::Retry;
 pub(super) fn respond(error: &ApiError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut builder = HttpResponse::build(status);
-    advise(&mut builder, error.retry);
+    advise(&mut builder, &error.retry);
     if status == StatusCode::UNAUTHORIZED {
         builder.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
     }
@@ -17,7 +17,7 @@ pub(super) fn respond(error: &ApiError) -> HttpResponse {
 }
 
 /// Retry advice as headers.
-pub(super) fn advise(builder: &mut actix_web::HttpResponseBuilder, retry: Retry) {
+pub(super) fn advise(builder: &mut actix_web::HttpResponseBuilder, retry: &Retry) {
     match retry {
         Retry::Unsaid => {}
         Retry::Never => {
@@ -25,6 +25,9 @@ pub(super) fn advise(builder: &mut actix_web::HttpResponseBuilder, retry: Retry)
         }
         Retry::After(seconds) => {
             builder.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        Retry::Kept(text) => {
+            builder.insert_header((header::RETRY_AFTER, text.as_str()));
         }
     }
 }
@@ -42,7 +45,9 @@ mod tests {
             assert_eq!(response.status().as_u16(), code.status());
             match ApiError::new(code, "x").retry {
                 Retry::Never => assert!(headers.contains_key("x-should-retry"), "{code:?}"),
-                Retry::After(_) => assert!(headers.contains_key("retry-after"), "{code:?}"),
+                Retry::After(_) | Retry::Kept(_) => {
+                    assert!(headers.contains_key("retry-after"), "{code:?}");
+                }
                 Retry::Unsaid => assert!(!headers.contains_key("retry-after"), "{code:?}"),
             }
         }

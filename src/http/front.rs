@@ -5,14 +5,15 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpResponse, web};
+use chat_proxy_actors::transcript::Transcript;
 use chat_proxy_core::{ApiError, Code};
 use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
 
-use super::error;
 use super::guard::{Passed, is_preflight};
 use super::state::AppState;
+use super::{chat, error};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -28,6 +29,8 @@ pub(super) struct Identity {
     pub(super) upstream_id: String,
     /// The key's name, or the address.
     pub(super) client: String,
+    /// May see details of the inside.
+    pub(super) trusted: bool,
 }
 
 /// The outermost middleware.
@@ -37,12 +40,12 @@ pub(crate) async fn front<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let request_id = request_id(request.headers());
     let passed = admit(&request);
-    let origin = match &passed {
-        Ok(passed) => passed.origin.clone(),
-        Err(_) => None,
-    };
+    let origin = listed_origin(&request);
     let mut response = match passed {
-        Err(refusal) => early(request, error::respond(&refusal)),
+        Err(refusal) => {
+            record_refusal(&request, &request_id, &refusal);
+            early(request, error::respond(&refusal))
+        }
         Ok(_) if is_preflight(request.method(), request.headers()) => early(request, preflight()),
         Ok(passed) => {
             let identity = identify(&request, &request_id, passed);
@@ -66,6 +69,23 @@ pub(crate) async fn front<B: MessageBody + 'static>(
     Ok(response)
 }
 
+fn listed_origin(request: &ServiceRequest) -> Option<String> {
+    request.app_data::<web::Data<AppState>>()?.guard.listed_origin(request.headers())
+}
+
+/// A chat request that is refused here gets its line in the request log all the same.
+fn record_refusal(request: &ServiceRequest, request_id: &str, refusal: &ApiError) {
+    let Some(state) = request.app_data::<web::Data<AppState>>() else { return };
+    if request.path() == chat::PATH {
+        let (log, client) = (state.log.clone(), address(request));
+        Transcript::begin(log, request_id.to_owned(), client, chat::PATH).failed(refusal);
+    }
+}
+
+fn address(request: &ServiceRequest) -> String {
+    request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string())
+}
+
 /// Answers without the handlers.
 fn early(request: ServiceRequest, response: HttpResponse) -> ServiceResponse<BoxBody> {
     request.into_response(response)
@@ -84,11 +104,11 @@ fn admit(request: &ServiceRequest) -> Result<Passed, ApiError> {
 }
 
 fn identify(request: &ServiceRequest, request_id: &str, passed: Passed) -> Identity {
-    let address = request.peer_addr().map_or_else(String::new, |addr| addr.ip().to_string());
     Identity {
         request_id: request_id.to_owned(),
         upstream_id: Uuid::new_v4().simple().to_string(),
-        client: passed.key.unwrap_or(address),
+        client: passed.key.unwrap_or_else(|| address(request)),
+        trusted: passed.trusted,
     }
 }
 

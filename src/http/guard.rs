@@ -36,6 +36,8 @@ pub(super) struct Passed {
     pub(super) key: Option<String>,
     /// The listed origin that must get CORS headers.
     pub(super) origin: Option<String>,
+    /// It has a right key, or none is needed: it may see details of the inside.
+    pub(super) trusted: bool,
 }
 
 impl Guard {
@@ -61,9 +63,18 @@ impl Guard {
         }
         let origin = self.check_origin(headers)?;
         let preflight = is_preflight(method, headers);
-        let open = preflight || OPEN_PATHS.contains(&uri.path());
-        let key = if open { None } else { self.check_key(headers)? };
-        Ok(Passed { key, origin })
+        let key = match self.check_key(headers) {
+            Ok(key) => key,
+            // A wrong key on an open path is no key.
+            Err(_) if preflight || OPEN_PATHS.contains(&uri.path()) => None,
+            Err(refusal) => return Err(refusal),
+        };
+        Ok(Passed { trusted: self.keys.is_empty() || key.is_some(), key, origin })
+    }
+
+    /// The request's origin if it is a listed one: its page may read refusals too.
+    pub(super) fn listed_origin(&self, headers: &HeaderMap) -> Option<String> {
+        self.check_origin(headers).ok().flatten()
     }
 
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {

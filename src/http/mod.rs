@@ -31,11 +31,7 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
     move |config| {
         config
             .app_data(state)
-            .service(resource(
-                "/v1/chat/completions",
-                Method::POST,
-                web::post().to(chat::completions),
-            ))
+            .service(resource(chat::PATH, Method::POST, web::post().to(chat::completions)))
             .service(resource("/v1/models", Method::GET, web::get().to(models::list)))
             .service(resource("/v1/healthz", Method::GET, web::get().to(health::healthz)))
             .service(resource("/v1/health", Method::GET, web::get().to(health::healthz)))

@@ -1,4 +1,4 @@
-//! The body of a streamed response.
+//! The bodies of answers: both count as running until they have been written.
 //!
 //! Owns: turning frames into bytes on the wire, and the last word when the pump died. Must never
 //! do: end a response cleanly that the pump did not end.
@@ -55,5 +55,40 @@ impl MessageBody for StreamBody {
                 Poll::Ready(Some(Ok(Bytes::from(event))))
             }
         }
+    }
+}
+
+/// An answer in one piece.
+pub(super) struct WholeBody {
+    bytes: Bytes,
+    _running: Running,
+}
+
+/// actix-web copies a piece into its write buffer whole; in small ones the buffer's own limit
+/// bounds what a slow client makes us hold twice.
+const PIECE: usize = 64 << 10;
+
+impl WholeBody {
+    pub(super) fn new(bytes: Bytes, running: Running) -> Self {
+        WholeBody { bytes, _running: running }
+    }
+}
+
+impl MessageBody for WholeBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.bytes.len() as u64)
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        let length = self.bytes.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.bytes.split_to(length))))
     }
 }

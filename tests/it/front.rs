@@ -1,5 +1,7 @@
 //! Who may call, and what everybody gets: the guard, CORS, methods, paths (SPEC 2.1, 10).
 
+use serde_json::json;
+
 use crate::support::{Ask, Daemon, Reply, Setup, Upstream, vllm};
 
 const PAGE: &str = "http://gui.example:3000";
@@ -140,7 +142,12 @@ fn keys_are_asked_for_everywhere_but_at_the_health_endpoints() {
     Ask::get("/v1/nope").reply(daemon.addr()).error(401, "err_unauthorized");
     let chat = Ask::chat(vllm::ask(false)).header("authorization", "Bearer s3cret");
     assert_eq!(chat.reply(daemon.addr()).status(), 200);
-    assert_eq!(daemon.log_line()["client"], "gui");
+    let lines = daemon.log_lines(2);
+    assert_eq!(
+        (&lines[0]["status"], &lines[0]["error"]["code"]),
+        (&json!(401), &json!("err_unauthorized"))
+    );
+    assert_eq!((&lines[1]["status"], &lines[1]["client"]), (&json!(200), &json!("gui")));
     assert!(!upstream.only().head.contains("s3cret"));
     assert!(!daemon.stderr().contains("s3cret") && !daemon.stderr().contains("0ther"));
 }

@@ -339,3 +339,13 @@ fn a_panic_in_one_stream_ends_that_stream_only() {
     assert_eq!(failed[0]["status"], 200);
     daemon.assert_serves();
 }
+
+#[test]
+fn a_panic_before_the_head_is_a_500_of_its_own() {
+    let upstream = Upstream::streaming(vec![vllm::word(0, "boom")]);
+    let daemon = Setup::with(&upstream).env("IMAGEWORKS_TEST_PANIC_ON", "boom").start();
+    Ask::chat(vllm::ask(true)).reply(daemon.addr()).error(500, "err_internal");
+    let line = daemon.log_line();
+    assert_eq!((&line["status"], &line["error"]["code"]), (&500.into(), &"err_internal".into()));
+    daemon.assert_serves();
+}

@@ -4,15 +4,14 @@
 //! connections or time out by itself (the pump's own timers do); each of these awc defaults would
 //! break a long generation.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix_rt::net::TcpStream;
 use actix_service::Service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection, ConnectorService};
 use awc::http::Uri;
@@ -21,11 +20,13 @@ use chat_proxy_core::registry::Endpoint;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+use super::framing::Framed;
+
 /// Name resolution and TCP connect together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// uvicorn closes idle connections after 5 s; ours must be given up before.
-const IDLE_CONNECTION: Duration = Duration::from_secs(3);
+pub(super) const IDLE_CONNECTION: Duration = Duration::from_secs(3);
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Whom a connection trusts; each kind has a client, and so a pool, of its own.
@@ -50,9 +51,15 @@ impl Trust {
 }
 
 /// The thread's clients.
-#[derive(Default)]
 pub(super) struct Clients {
     by_trust: RefCell<HashMap<Trust, Client>>,
+    last_use: Cell<Instant>,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Clients { by_trust: RefCell::default(), last_use: Cell::new(Instant::now()) }
+    }
 }
 
 /// A CA file that cannot be used.
@@ -67,6 +74,7 @@ impl Clients {
     /// The client for a backend.
     pub(super) fn get(&self, endpoint: &Endpoint) -> Result<Client, CaError> {
         let trust = Trust::of(endpoint);
+        self.last_use.set(Instant::now());
         if let Some(client) = self.by_trust.borrow().get(&trust) {
             return Ok(client.clone());
         }
@@ -80,6 +88,15 @@ impl Clients {
         Ok(client)
     }
 
+    /// Gives up all pools once nobody has used them for a while. awc looks at the age of an idle
+    /// connection only when it hands one out: until then it, and the backend's side of it, stay
+    /// open for ever.
+    pub(super) fn drop_idle(&self) {
+        if self.last_use.get().elapsed() >= IDLE_CONNECTION {
+            self.by_trust.borrow_mut().clear();
+        }
+    }
+
     /// Gives up the pool that served a backend which broke the protocol: it may close the
     /// connections that it has just handed back (seen: llama.cpp, a few milliseconds after an
     /// empty stream), and the next request on one of them would fail through no fault of its own.
@@ -90,7 +107,7 @@ impl Clients {
 }
 
 fn build(tls: Option<Arc<ClientConfig>>) -> Client {
-    let mut connector = Connector::new().connector(NoDelay { connector: Rc::default() });
+    let mut connector = Connector::new().connector(Connect { connector: Rc::default() });
     if let Some(tls) = tls {
         connector = connector.rustls_0_23(tls);
     }
@@ -143,15 +160,15 @@ fn tls_config(roots: RootCertStore) -> ClientConfig {
     config
 }
 
-/// awc leaves Nagle's algorithm on, which holds a request's last part back (measured with
-/// awc 3.11); this turns it off for each new connection.
+/// Connects, and mends what awc leaves undone: Nagle's algorithm holds a request's last part back
+/// (measured with awc 3.11), and answers without a length end unread (see [`super::framing`]).
 #[derive(Clone)]
-struct NoDelay {
+struct Connect {
     connector: Rc<ConnectorService>,
 }
 
-impl Service<ConnectInfo<Uri>> for NoDelay {
-    type Response = Connection<Uri, TcpStream>;
+impl Service<ConnectInfo<Uri>> for Connect {
+    type Response = Connection<Uri, Framed>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
 
@@ -166,7 +183,8 @@ impl Service<ConnectInfo<Uri>> for NoDelay {
             if let Err(error) = connection.io_ref().set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY could not be set");
             }
-            Ok(connection)
+            let (stream, uri) = connection.into_parts();
+            Ok(Connection::new(uri, Framed::new(stream)))
         })
     }
 }

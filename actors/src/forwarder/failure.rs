@@ -12,6 +12,13 @@ use super::reply::Reply;
 use super::upstream::Head;
 use crate::transcript::Transcript;
 
+/// A body that ended before its time.
+pub(super) fn broke_off(address: &str, bytes: usize) -> ApiError {
+    let message = format!("the answer of {address} broke off after {bytes} bytes");
+    ApiError::new(Code::BackendUnavailable, message)
+        .hint("the backend may have crashed; its own log tells more")
+}
+
 /// A response that no rule covers: a redirect, or something else than a stream where one was due.
 pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bool) -> ApiError {
     let status = head.status.as_u16();
@@ -36,14 +43,17 @@ pub(super) fn pass_error(
     transcript: &mut Transcript,
 ) {
     let status = head.status.as_u16();
-    if head.status.is_server_error() || reply.is_streaming() {
-        let mut error = rules::server_error(status, &body);
-        if let Some(seconds) = head.retry_after.as_ref().and_then(|text| text.trim().parse().ok()) {
-            error.retry = Retry::After(seconds);
-        }
+    let mut error = rules::server_error(status, &body);
+    if let Some(text) = &head.retry_after {
+        error.retry = Retry::Kept(text.clone());
+    }
+    if head.status.is_server_error() {
         return reply.refuse(error, transcript);
     }
-    transcript.failed(&rules::server_error(status, &body));
+    if reply.is_streaming() {
+        return reply.end_with(rules::client_error_event(status, &body), &error, transcript);
+    }
+    transcript.failed(&error);
     let (content_type, body) = match rules::reshape_client_error(status, &body) {
         Some(reshaped) => ("application/json".to_owned(), Bytes::from(reshaped.to_string())),
         None => (head.content_type.clone(), body),

@@ -14,6 +14,7 @@ mod client;
 mod cut;
 mod deadlines;
 mod failure;
+mod framing;
 mod messages;
 mod prepare;
 mod pump;
@@ -26,7 +27,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix::{Actor, Addr, Context, Handler, Recipient};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient};
 use chat_proxy_core::config::{Millis, Settings};
 use tracing::Instrument;
 
@@ -70,8 +71,15 @@ impl ForwardSettings {
 pub struct ForwarderFactory {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
-    /// Every forwarder that was started, to be told when requests are cut.
-    started: Arc<Mutex<Vec<Recipient<Cut>>>>,
+    started: Arc<Mutex<Started>>,
+}
+
+/// Every forwarder that was started, to be told when requests are cut.
+#[derive(Default)]
+struct Started {
+    forwarders: Vec<Recipient<Cut>>,
+    /// Requests have been cut: forwarders that are started later cut theirs at once.
+    cut: bool,
 }
 
 impl ForwarderFactory {
@@ -95,14 +103,19 @@ impl ForwarderFactory {
     fn start(&self) -> Addr<ForwarderActor> {
         let addr = ForwarderActor { shared: Rc::new(Shared::new(self)) }.start();
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        started.retain(Recipient::connected);
-        started.push(addr.clone().recipient());
+        started.forwarders.retain(Recipient::connected);
+        started.forwarders.push(addr.clone().recipient());
+        if started.cut {
+            addr.do_send(Cut);
+        }
         addr
     }
 
     /// Ends every request of every thread with an error of its own.
     pub fn cut_all(&self) {
-        for forwarder in self.started.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.cut = true;
+        for forwarder in &started.forwarders {
             forwarder.do_send(Cut);
         }
     }
@@ -134,6 +147,10 @@ pub struct ForwarderActor {
 
 impl Actor for ForwarderActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(client::IDLE_CONNECTION, |actor, _| actor.shared.clients.drop_idle());
+    }
 }
 
 impl Handler<Forward> for ForwarderActor {

@@ -15,10 +15,16 @@ use crate::transcript::Transcript;
 
 /// A request that is ready to go upstream.
 pub(super) struct Prepared {
-    pub(super) request: ChatRequest,
+    /// The client wants a stream.
+    pub(super) stream: bool,
+    /// The client asked for the usage chunk itself.
+    pub(super) wants_usage: bool,
+    /// The logical name.
     pub(super) model: String,
     pub(super) endpoint: Endpoint,
-    served_id: String,
+    /// What is sent. It is taken by the dispatch: the client's body shall not stay in memory for
+    /// as long as an answer streams.
+    body: Vec<Bytes>,
 }
 
 /// Reads the request and finds its model.
@@ -43,8 +49,13 @@ pub(super) fn prepare(
     record.backend = Some(entry.backend.clone());
     record.model_backend_id = Some(entry.served_id().to_owned());
     let endpoint = external(entry, placement)?.clone();
-    let (model, served_id) = (entry.name.clone(), entry.served_id().to_owned());
-    Ok(Prepared { request, model, endpoint, served_id })
+    Ok(Prepared {
+        stream: request.stream(),
+        wants_usage: request.wants_usage(),
+        model: entry.name.clone(),
+        endpoint,
+        body: request.upstream_body(entry.served_id()),
+    })
 }
 
 fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
@@ -78,14 +89,16 @@ fn external<'a>(entry: &Entry, placement: &'a Placement) -> Result<&'a Endpoint,
 
 pub(super) fn dispatch(
     shared: &Shared,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     meta: &RequestMeta,
 ) -> Result<Upstream, ApiError> {
     let endpoint = &prepared.endpoint;
-    let client = shared
-        .clients
-        .get(endpoint)
-        .map_err(|e| ApiError::new(Code::BackendUnavailable, e.to_string()))?;
-    let body = prepared.request.upstream_body(&prepared.served_id);
-    Upstream::send(&client, endpoint, "/chat/completions", prepared.request.stream(), meta, body)
+    let client = shared.clients.get(endpoint).map_err(|error| {
+        // The path is the operator's business, not the client's.
+        tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
+        ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
+            .hint("the proxy's own log says why")
+    })?;
+    let body = std::mem::take(&mut prepared.body);
+    Upstream::send(&client, endpoint, "/chat/completions", prepared.stream, meta, body)
 }

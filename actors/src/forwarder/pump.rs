@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
+use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::{ApiError, Code};
 
 use super::deadlines::{Deadlines, Due};
@@ -20,8 +21,10 @@ use crate::transcript::Transcript;
 
 /// An answer's last bytes may trail its `[DONE]` by this much; then its connection is given up.
 const TRAILING: Duration = Duration::from_millis(250);
-/// As much of a response that is no stream is read, to say what it was.
-const MAX_STRAY: usize = 64 << 10;
+/// As much of a response that is no stream is read, to pass it on or to say what it was.
+const MAX_STRAY: usize = 1 << 20;
+/// And for as long.
+const STRAY_TIME: Duration = Duration::from_secs(5);
 
 /// What the loop wakes for.
 enum Wake {
@@ -63,14 +66,17 @@ pub(super) async fn run(
         upstream,
         reply,
         deadlines: Deadlines::start(&shared.settings),
-        chain: ChatStream::new(prepared.request.wants_usage()),
+        chain: ChatStream::new(prepared.wants_usage),
         model: &prepared.model,
         kept: transcript.keeps_prompts().then(BytesMut::new),
         transcript,
         out: Vec::new(),
     };
     let ending = pump.pump().await;
-    if let Ending::Failed(_) = ending {
+    // Not after a timeout: that pool serves other backends too, and none of it is broken.
+    if let Ending::Failed(error) = &ending
+        && error.code == Code::BackendUnavailable
+    {
         shared.clients.forget(&prepared.endpoint);
     }
     pump.conclude(ending).await;
@@ -120,31 +126,43 @@ impl Pump<'_> {
         if head.status.is_success() && is_event_stream(&head.content_type) {
             return None;
         }
-        let body = self.stray_body().await;
-        let body = match body {
+        let (body, ended) = match self.stray_body().await {
             Ok(body) => body,
             Err(ending) => return Some(ending),
         };
+        if ended && !rules::is_complete(head.content_length, &head.content_type, &body) {
+            let error = failure::broke_off(self.upstream.address(), body.len());
+            return Some(Ending::Failed(error));
+        }
         if head.status.is_client_error() || head.status.is_server_error() {
             return Some(Ending::Error(head, body));
         }
         Some(Ending::Failed(failure::not_an_answer(&head, &body, self.upstream.address(), true)))
     }
 
-    /// Reads a body that is no stream, bounded in size and time.
-    async fn stray_body(&mut self) -> Result<Bytes, Ending> {
+    /// Reads a body that is no stream, bounded in size and time; the flag tells whether that was
+    /// all of it.
+    async fn stray_body(&mut self) -> Result<(Bytes, bool), Ending> {
         let mut body = BytesMut::new();
+        let until = tokio::time::Instant::now() + STRAY_TIME;
         loop {
-            match poll_fn(|cx| self.poll_wake(cx)).await {
-                Wake::Upstream(Event::Chunk(chunk)) if body.len() < MAX_STRAY => {
+            let wake = poll_fn(|cx| self.poll_wake(cx));
+            match tokio::time::timeout_at(until, wake).await {
+                Err(_) => return Ok((body.freeze(), false)),
+                Ok(Wake::Upstream(Event::Chunk(chunk))) => {
                     body.extend_from_slice(&chunk);
+                    if body.len() > MAX_STRAY {
+                        return Ok((body.freeze(), false));
+                    }
                 }
-                Wake::Upstream(Event::Failed(error)) | Wake::Due(Due::Timeout(error)) => {
+                Ok(Wake::Upstream(Event::End | Event::Head(_))) => {
+                    return Ok((body.freeze(), true));
+                }
+                Ok(Wake::Upstream(Event::Failed(error)) | Wake::Due(Due::Timeout(error))) => {
                     return Err(Ending::Failed(error));
                 }
-                Wake::Upstream(_) => return Ok(body.freeze()),
-                Wake::Interrupt(why) => return Err(Ending::Interrupted(why)),
-                Wake::Due(Due::Heartbeat) => self.heartbeat(),
+                Ok(Wake::Interrupt(why)) => return Err(Ending::Interrupted(why)),
+                Ok(Wake::Due(Due::Heartbeat)) => self.heartbeat(),
             }
         }
     }
@@ -215,7 +233,7 @@ impl Pump<'_> {
             self.kept.take().map(|kept| String::from_utf8_lossy(&kept).into_owned().into());
         match ending {
             Ending::Whole => {
-                self.reply.end();
+                self.reply.end_whole(self.transcript);
                 self.transcript.ended();
                 trail(self.upstream).await;
             }

@@ -75,7 +75,7 @@ impl Reply {
             // A client that has just gone drops the frames with the answer: seen at the next poll.
             let _ = reply.send(SendWrapper::new(answer));
         }
-        transcript.status(200);
+        transcript.begun(200);
     }
 
     /// Puts bytes into the stream.
@@ -102,16 +102,30 @@ impl Reply {
         .await
     }
 
-    /// Ends a stream that is whole, or that has carried its own error.
+    /// Ends a stream that has carried its own error.
     pub(super) fn end(self) {
         if let State::Streaming(frames) = &self.state {
+            // A client that has gone needs no end.
             let _ = frames.put(Frame::End);
         }
     }
 
+    /// Ends a stream that is whole.
+    pub(super) fn end_whole(self, transcript: &mut Transcript) {
+        transcript.whole(200);
+        self.end();
+    }
+
+    /// Ends a stream with an error that comes with its own event.
+    pub(super) fn end_with(self, event: String, error: &ApiError, transcript: &mut Transcript) {
+        transcript.failed(error);
+        self.data(Bytes::from(event));
+        self.end();
+    }
+
     /// Answers in one piece.
     pub(super) fn whole(self, answer: WholeAnswer, transcript: &mut Transcript) {
-        transcript.status(answer.status);
+        transcript.whole(answer.status);
         if let State::Held(Some(reply)) = self.state
             && reply.send(SendWrapper::new(Answer::Whole(answer))).is_err()
         {

@@ -35,15 +35,15 @@ struct Incoming {
 }
 
 async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &mut Transcript) {
-    let prepared = match prepare(shared, incoming.body, transcript) {
+    let mut prepared = match prepare(shared, incoming.body, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
-    let upstream = match dispatch(shared, &prepared, &incoming.meta) {
+    let upstream = match dispatch(shared, &mut prepared, &incoming.meta) {
         Ok(upstream) => upstream.holding(incoming.share),
         Err(error) => return reply.refuse(error, transcript),
     };
-    if prepared.request.stream() {
+    if prepared.stream {
         pump::run(shared, prepared, upstream, reply, transcript).await;
     } else {
         unary::run(shared, prepared, upstream, reply, transcript).await;

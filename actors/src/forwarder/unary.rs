@@ -14,7 +14,7 @@ use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::failure::{not_an_answer, pass_error};
+use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::WholeAnswer;
 use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
@@ -131,12 +131,19 @@ impl Collected {
 
 /// Whether this is an answer at all, and whole.
 fn judge(head: &Head, body: &Bytes, address: &str) -> Result<(), ApiError> {
-    if !rules::is_complete(head.content_length, &head.content_type, body) {
-        let message = format!("the answer of {address} broke off after {} bytes", body.len());
-        return Err(ApiError::new(Code::BackendUnavailable, message)
-            .hint("the backend may have crashed; its own log tells more"));
+    let good = head.status.is_success();
+    let whole = if good {
+        rules::is_chat_answer(head.content_length, body)
+    } else {
+        rules::is_complete(head.content_length, &head.content_type, body)
+    };
+    if good && body.is_empty() && head.content_length.unwrap_or(0) == 0 {
+        return Err(not_an_answer(head, body, address, false));
     }
-    if head.status.is_success() || head.status.is_client_error() || head.status.is_server_error() {
+    if !whole {
+        return Err(broke_off(address, body.len()));
+    }
+    if good || head.status.is_client_error() || head.status.is_server_error() {
         return Ok(());
     }
     Err(not_an_answer(head, body, address, false))

@@ -80,10 +80,8 @@ impl Upstream {
         }
         if let Some(name) = &endpoint.api_key_env {
             request = request.bearer_auth(secret(name)?);
-        } else if let Some((user, password)) =
-            endpoint.userinfo.as_deref().and_then(|u| u.split_once(':'))
-        {
-            request = request.basic_auth(user, password);
+        } else if let Some(user) = &endpoint.userinfo {
+            request = request.basic_auth(&user.user, &user.password);
         }
         Ok(Upstream {
             state: State::Sending(request.send_body(Pieces::new(body))),
@@ -125,6 +123,14 @@ impl Upstream {
         match outcome {
             Ok(response) => {
                 let head = head_of(&response);
+                if let Some(encoding) = encoding_of(&response) {
+                    let address = &self.address;
+                    let message = format!(
+                        "{address} answered in content-encoding {encoding:?}, which was not asked for"
+                    );
+                    return self
+                        .over(Event::Failed(ApiError::new(Code::BackendUnavailable, message)));
+                }
                 self.state = State::Flowing(response);
                 Event::Head(head)
             }
@@ -175,6 +181,13 @@ fn head_of(response: &ClientResponse) -> Head {
         retry_after: text(header::RETRY_AFTER),
         location: text(header::LOCATION),
     }
+}
+
+/// An encoding that was not asked for: its bytes mean nothing to the client.
+fn encoding_of(response: &ClientResponse) -> Option<String> {
+    let value = response.headers().get(header::CONTENT_ENCODING)?;
+    let text = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
+    (!text.is_empty() && text != "identity").then_some(text)
 }
 
 /// A failure before the head, in words that say what to do.

@@ -26,7 +26,7 @@ pub struct Facts {
     pub error: Option<Range<usize>>,
     /// `usage` holds a value, at this place.
     pub usage: Option<Range<usize>>,
-    /// `choices` is there and empty: the chunk can only carry usage.
+    /// It has no choices: it can only carry usage.
     pub no_choices: bool,
     /// Some choice carries text, reasoning, a tool call or the like.
     pub content: bool,
@@ -48,12 +48,20 @@ impl Chunk {
         if trimmed == b"[DONE]" {
             return Chunk::Done;
         }
-        let mut facts = Facts::default();
+        let mut facts = Facts { no_choices: true, ..Facts::default() };
         let mut walker = Walker::new(data);
         let walked = walker.object(|key, w| match key {
+            // The form of older vLLM and of LMDeploy: the object itself is the error.
+            b"object" => {
+                let place = w.value()?;
+                if w.slice(place) == b"\"error\"" {
+                    facts.error = Some(0..data.len());
+                }
+                Some(())
+            }
             b"choices" => choices(w, &mut facts, &mut choice),
             b"usage" => set_unless_null(w, &mut facts.usage),
-            b"error" => set_unless_null(w, &mut facts.error),
+            b"error" if facts.error.is_none() => set_unless_null(w, &mut facts.error),
             _ => w.value().map(drop),
         });
         match walked {
@@ -77,9 +85,8 @@ fn choices<'a>(
     if walker.peek()? != b'[' {
         return walker.value().map(drop);
     }
-    let mut any = false;
     walker.array(|w| {
-        any = true;
+        facts.no_choices = false;
         if w.peek()? != b'{' {
             return w.value().map(drop);
         }
@@ -91,7 +98,8 @@ fn choices<'a>(
                 Some(())
             }
             b"finish_reason" if w.peek()? == b'"' => {
-                choice.finish_reason = Some(w.string()?);
+                // Some gateways send an empty one with every chunk: it ends nothing.
+                choice.finish_reason = Some(w.string()?).filter(|reason| !reason.is_empty());
                 Some(())
             }
             b"delta" | b"message" if w.peek()? == b'{' => delta(w, facts),
@@ -100,9 +108,7 @@ fn choices<'a>(
         })?;
         hear(choice);
         Some(())
-    })?;
-    facts.no_choices = !any;
-    Some(())
+    })
 }
 
 /// Whatever a delta holds besides the role is content.
@@ -147,14 +153,20 @@ mod tests {
     #[test]
     fn vllm_chunks_are_read_as_they_come() {
         let role = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"t","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null}"#;
-        assert_eq!(facts(role), Facts::default());
+        assert_eq!(facts(role), Facts { no_choices: false, ..Facts::default() });
         let word = r#"{"choices":[{"index":0,"delta":{"content":" tiny"},"logprobs":null,"finish_reason":null,"token_ids":null}]}"#;
         assert!(facts(word).content);
         let (chunk, heard) = read(
             r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop","stop_reason":null}],"usage":null}"#,
         );
-        assert_eq!(chunk, Chunk::Object(Facts::default()));
+        assert_eq!(chunk, Chunk::Object(Facts { no_choices: false, ..Facts::default() }));
         assert_eq!(heard, [(1, Some("stop".to_owned()))]);
+        for alone in [r#"{"usage":{"prompt_tokens":1}}"#, r#"{"choices":null,"usage":{}}"#] {
+            assert!(facts(alone).no_choices && facts(alone).usage.is_some(), "{alone}");
+        }
+        let (_, heard) =
+            read(r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":""}]}"#);
+        assert_eq!(heard, [(0, None)], "an empty finish reason ends nothing");
         let usage = r#"{"choices":[],"usage":{"prompt_tokens":13}}"#;
         let seen = facts(usage);
         assert!(seen.no_choices && !seen.content);
@@ -180,6 +192,7 @@ mod tests {
     fn errors_done_and_noise_are_told_apart() {
         assert!(facts(r#"{"error": {"message": "x", "code": 500}}"#).error.is_some());
         assert_eq!(facts(r#"{"error": null}"#).error, None);
+        assert!(facts(r#"{"object":"error","message":"x","code":500}"#).error.is_some());
         assert_eq!(read("[DONE]").0, Chunk::Done);
         assert_eq!(read(" [DONE] ").0, Chunk::Done);
         for noise in ["", "hello", "[1]", r#"{"choices":["#, r#"{"a":1} x"#, "{]"] {

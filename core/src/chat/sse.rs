@@ -170,6 +170,17 @@ impl Payload {
     }
 }
 
+/// Whether the event is named `error`, as some servers name theirs.
+pub fn is_error_event(event: &[u8]) -> bool {
+    if event.starts_with(b"data:") {
+        return false; // the usual event has no name, or has it behind its data: rarer still
+    }
+    lines(event).any(|line| {
+        let text = &event[line];
+        field_value(text, b"event").is_some_and(|value| &text[value..] == b"error")
+    })
+}
+
 /// Offset of a field's value in its line, if the line is that field: one space after the colon goes.
 fn field_value(line: &[u8], name: &[u8]) -> Option<usize> {
     let rest = line.strip_prefix(name)?;
@@ -270,7 +281,7 @@ mod tests {
             match want {
                 None => assert_eq!(payload, Payload::Nothing, "{event:?}"),
                 Some(data) => {
-                    assert_eq!(payload.data(event.as_bytes()), data.as_bytes(), "{event:?}")
+                    assert_eq!(payload.data(event.as_bytes()), data.as_bytes(), "{event:?}");
                 }
             }
         }

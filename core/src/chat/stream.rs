@@ -10,11 +10,14 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::chunk::{Choice, Chunk};
-use super::sse::{EventTooLarge, Found, Payload, Splitter};
+use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
 use super::usage::Usage;
 
 /// The event that ends a whole answer.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// As much of a finish reason is kept for the log, in bytes.
+const MAX_REASON: usize = 64;
 
 /// Where the answer stands after some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +171,11 @@ impl ChatStream {
         }
         self.any_event = true;
         let data = payload.data(event);
+        if is_error_event(event) {
+            self.summary.backend_error = Some(super::unary::error_message(data));
+            self.progress = Progress::Failed;
+            return Verdict::Pass;
+        }
         let (begun, finished, summary) = (&mut self.begun, &mut self.finished, &mut self.summary);
         let chunk = Chunk::read(data, |choice| hear(choice, begun, finished, summary));
         match chunk {
@@ -202,7 +210,8 @@ fn hear(
     begun.insert(choice.index);
     if let Some(reason) = choice.finish_reason {
         finished.insert(choice.index);
-        summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(reason).into_owned());
+        let shown = &reason[..reason.len().min(MAX_REASON)];
+        summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(shown).into_owned());
     }
 }
 

@@ -18,18 +18,25 @@ pub struct Summary {
     pub finish_reason: Option<String>,
 }
 
-/// Whether an upstream body that ended is the whole answer.
+/// Whether an upstream body that ended is all of what its head promised.
 ///
-/// `content_length`: what the head promised. Without it a JSON body must parse; of other types
-/// the connection's own end is all there is to go by.
+/// `content_length`: the promise. Without it a JSON body must parse; of other types the
+/// connection's own end is all there is to go by.
 pub fn is_complete(content_length: Option<u64>, content_type: &str, body: &[u8]) -> bool {
-    if let Some(promised) = content_length {
-        return promised == body.len() as u64;
+    match content_length {
+        Some(promised) => promised == body.len() as u64,
+        None => !is_json(content_type) || parses(body),
     }
-    if is_json(content_type) {
-        return serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
-    }
-    true
+}
+
+/// Whether a good response's body is a whole chat answer: that is JSON, whatever the head calls
+/// it, and never nothing.
+pub fn is_chat_answer(content_length: Option<u64>, body: &[u8]) -> bool {
+    !body.is_empty() && content_length.map_or_else(|| parses(body), |n| n == body.len() as u64)
+}
+
+fn parses(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -54,8 +61,11 @@ pub fn summarize(body: &[u8]) -> Summary {
             }
             w.object(|key, w| {
                 if key == b"finish_reason" && w.peek()? == b'"' {
-                    let reason = String::from_utf8_lossy(w.string()?).into_owned();
-                    summary.finish_reason.get_or_insert(reason);
+                    let reason = w.string()?;
+                    let shown = String::from_utf8_lossy(&reason[..reason.len().min(64)]);
+                    if !shown.is_empty() {
+                        summary.finish_reason.get_or_insert(shown.into_owned());
+                    }
                     return Some(());
                 }
                 w.value().map(drop)
@@ -83,6 +93,19 @@ pub fn reshape_client_error(status: u16, body: &[u8]) -> Option<Value> {
     Some(json!({"error": {"message": message, "type": kind, "code": status, "param": null}}))
 }
 
+/// A backend's own 4xx as the event that ends a stream which has begun: its error object as it
+/// is, with the status that the response can no longer have.
+pub fn client_error_event(status: u16, body: &[u8]) -> String {
+    let shape = reshape_client_error(status, body)
+        .or_else(|| serde_json::from_slice(body).ok())
+        .unwrap_or_default();
+    let mut error = shape.get("error").cloned().unwrap_or_default();
+    if let Some(object) = error.as_object_mut() {
+        object.insert("status".to_owned(), json!(status));
+    }
+    format!("data: {}\n\n", json!({ "error": error }))
+}
+
 /// A backend's 5xx as our error: its status and message are kept.
 pub fn server_error(status: u16, body: &[u8]) -> ApiError {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
@@ -91,18 +114,31 @@ pub fn server_error(status: u16, body: &[u8]) -> ApiError {
 
 /// The message of an `error` value in a stream: an object's `message`, or the text itself.
 pub fn error_message(error: &[u8]) -> String {
-    match serde_json::from_slice::<Value>(error) {
+    let text = match serde_json::from_slice::<Value>(error) {
         Ok(Value::String(text)) => text,
         Ok(value) => match value.get("message") {
             Some(Value::String(text)) => text.clone(),
             _ => value.to_string(),
         },
         Err(_) => String::from_utf8_lossy(error).into_owned(),
-    }
+    };
+    shorten(&text, MAX_MESSAGE)
 }
 
 /// The longest piece of a plain-text error that is worth passing on, in bytes.
 const MAX_TEXT: usize = 2000;
+/// The longest message that is taken out of an error of a backend, in bytes.
+const MAX_MESSAGE: usize = 16 << 10;
+
+/// At most `max` bytes of a text, cut between characters.
+pub fn shorten(text: &str, max: usize) -> String {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mark = if end < text.len() { " …" } else { "" };
+    format!("{}{mark}", &text[..end])
+}
 
 /// Engines say it in one of `error.message`, `error`, `message`, `detail`, or as plain text.
 fn message_of(parsed: Option<&Value>, body: &[u8]) -> Option<String> {
@@ -115,7 +151,8 @@ fn message_of(parsed: Option<&Value>, body: &[u8]) -> Option<String> {
             value.get("detail"),
         ];
         let found = candidates.into_iter().flatten().find(|v| !v.is_null());
-        return found.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        return found.map(|v| shorten(&text(v), MAX_MESSAGE));
     }
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]);
     let text = text.trim();
@@ -144,6 +181,26 @@ mod tests {
     }
 
     #[test]
+    fn a_chat_answer_is_json_whatever_its_type_and_never_nothing() {
+        for (length, body, whole) in [
+            (Some(2), "{}", true),
+            (Some(9), "{}", false),
+            (None, "{}", true),
+            (None, "{\"choices\":[{\"message\":{\"content\":\"half an", false),
+            (Some(0), "", false),
+            (None, "", false),
+        ] {
+            assert_eq!(is_chat_answer(length, body.as_bytes()), whole, "{length:?} {body}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shorten("abc", 3), "abc");
+        assert_eq!(shorten("aéb", 2), "a …");
+    }
+
+    #[test]
     fn an_openai_error_passes_untouched_and_others_are_reshaped() {
         let vllm =
             br#"{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}"#;
@@ -161,6 +218,20 @@ mod tests {
             assert_eq!(new["error"]["message"], *message);
             assert_eq!(new["error"]["code"], *status);
         }
+    }
+
+    #[test]
+    fn a_4xx_in_a_stream_keeps_its_own_object() {
+        let vllm =
+            br#"{"error":{"message":"too long","type":"BadRequestError","param":"x","code":400}}"#;
+        assert_eq!(
+            client_error_event(400, vllm),
+            "data: {\"error\":{\"message\":\"too long\",\"type\":\"BadRequestError\",\"param\":\"x\",\"code\":400,\"status\":400}}\n\n"
+        );
+        assert!(
+            client_error_event(404, b"{\"detail\":\"Not Found\"}")
+                .contains("\"message\":\"Not Found\"")
+        );
     }
 
     #[test]

@@ -60,10 +60,13 @@ pub(super) fn together(
     if settings.vllm.vllm_remote_url.is_some() {
         say("vllm_remote_url", "there is no remote executor yet; leave this unset".to_owned());
     }
-    if security.tls_cert_file.is_some() != security.tls_key_file.is_some() {
-        let missing =
-            if security.tls_cert_file.is_some() { "tls_key_file" } else { "tls_cert_file" };
-        say("tls_cert_file", format!("{missing} is missing: HTTPS needs both"));
+    for (key, file) in
+        [("tls_cert_file", &security.tls_cert_file), ("tls_key_file", &security.tls_key_file)]
+    {
+        if file.is_some() {
+            // Serving plain HTTP to somebody who asked for TLS would send keys in the clear.
+            say(key, "this version does not serve HTTPS yet; leave it unset and put a TLS proxy before it".to_owned());
+        }
     }
     for origin in &security.cors_origins {
         let parsed = url::Url::parse(origin).ok();

@@ -174,8 +174,13 @@ impl Reader {
         let mut origins: BTreeMap<&'static str, Origin> = BTreeMap::new();
         for spec in KEYS {
             let path = spec.path();
-            let set = self.env.values.iter().chain(&self.file.values).find(|(p, ..)| *p == path);
-            origins.insert(spec.name, set.map_or(Origin::Default, |(_, _, origin)| origin.clone()));
+            // The last one of a layer counts, as it does when the layers are merged.
+            let of = |layer: &'_ Layer| {
+                let set = layer.values.iter().rev().find(|(p, ..)| *p == path);
+                set.map(|(_, _, origin)| origin.clone())
+            };
+            let set = of(&self.env).or_else(|| of(&self.file));
+            origins.insert(spec.name, set.unwrap_or(Origin::Default));
         }
         let merged = Config::builder()
             .add_source(defaults())

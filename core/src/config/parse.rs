@@ -36,7 +36,9 @@ pub(super) fn from_toml(spec: &KeySpec, item: &Item) -> Result<Option<ValueKind>
 /// A variable's text. `Ok(None)`: empty, for a key that may be unset.
 pub(super) fn from_env(spec: &KeySpec, text: &str) -> Result<Option<ValueKind>, String> {
     let text = text.trim();
-    if spec.may_be_unset() && text.is_empty() {
+    // An empty list is no list: `${KEYS:-}` in a compose file must not wipe out the file's keys.
+    let is_list = matches!(spec.kind, Kind::List | Kind::ApiKeys | Kind::Map | Kind::Command);
+    if (spec.may_be_unset() || is_list) && text.is_empty() {
         return Ok(None);
     }
     let found = || format!("expected {}, found {text:?}", expected(spec.kind));
@@ -144,7 +146,7 @@ fn env_map(text: &str) -> Result<ValueKind, String> {
     let mut map = Map::new();
     for part in comma_list(text) {
         let (name, value) =
-            part.split_once('=').ok_or_else(|| format!("expected NAME=value, found {part:?}"))?;
+            part.split_once('=').ok_or("expected NAME=value, separated by commas")?;
         map.insert(name.trim().to_owned(), Value::from(value.trim()));
     }
     Ok(ValueKind::Table(map))

@@ -173,6 +173,29 @@ fn an_empty_variable_means_unset_only_where_that_is_a_value() {
 }
 
 #[test]
+fn an_empty_variable_does_not_wipe_out_a_list_of_the_file() {
+    let text = "[security]\napi_keys = [{ name = \"a\", key = \"k\" }]\n";
+    let loaded = with_env(text, &[("CHAT_PROXY_API_KEYS", "")]).unwrap();
+    assert_eq!(loaded.settings.security.api_keys.len(), 1);
+}
+
+#[test]
+fn what_would_be_ignored_to_somebodys_harm_is_refused() {
+    let problems =
+        file("[security]\ntls_cert_file = \"c.pem\"\ntls_key_file = \"k.pem\"\n").unwrap_err();
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].contains("HTTPS"), "{problems:?}");
+}
+
+#[test]
+fn of_two_variables_for_one_key_the_keys_own_counts() {
+    let env = [("IMAGEWORKS_REGISTRY_DIR", "/a"), ("CHAT_PROXY_REGISTRY_DIR", "/b")];
+    let loaded = with_env("", &env).unwrap();
+    assert_eq!(loaded.settings.server.registry_dir, "/b");
+    assert_eq!(loaded.origins["registry_dir"], Origin::Env("CHAT_PROXY_REGISTRY_DIR".into()));
+}
+
+#[test]
 fn service_links_of_container_platforms_are_ignored_with_one_warning() {
     let env = [
         ("CHAT_PROXY_PORT", "tcp://10.0.0.1:8100"),
@@ -271,16 +294,10 @@ fn the_sample_file_documents_every_key_with_its_default() {
     let loaded = file(sample).unwrap();
     assert_eq!(loaded.settings, file("").unwrap().settings, "the sample file changes nothing");
     // Uncommented it loads too: each line is a valid one.
-    let live: String = sample
-        .lines()
-        .map(|l| {
-            l.strip_prefix("# ")
-                .filter(|rest| {
-                    rest.split(" = ").next().is_some_and(|k| KEYS.iter().any(|s| s.name == k))
-                })
-                .unwrap_or(l)
-        })
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let is_key = |rest: &&str| {
+        rest.split(" = ").next().is_some_and(|key| KEYS.iter().any(|spec| spec.name == key))
+    };
+    let lines = sample.lines().map(|l| l.strip_prefix("# ").filter(is_key).unwrap_or(l));
+    let live = lines.collect::<Vec<_>>().join("\n");
     assert_eq!(file(&live).unwrap().settings, loaded.settings);
 }

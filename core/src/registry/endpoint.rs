@@ -31,12 +31,27 @@ pub enum Placement {
 pub struct Endpoint {
     /// The base with its path, no slash at the end: `http://127.0.0.1:8000/v1`.
     base: String,
-    /// `user:password` of the address, sent as Basic authorization.
-    pub userinfo: Option<String>,
+    /// Of the address, sent as Basic authorization.
+    pub userinfo: Option<UserInfo>,
     /// Name of the variable that holds the backend's key.
     pub api_key_env: Option<String>,
     /// Certificate authority for HTTPS.
     pub ca_file: Option<String>,
+}
+
+/// User and password of an address; not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserInfo {
+    /// The user.
+    pub user: String,
+    /// The password, perhaps empty.
+    pub password: String,
+}
+
+impl std::fmt::Debug for UserInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserInfo(…)")
+    }
 }
 
 impl Endpoint {
@@ -75,7 +90,7 @@ fn external(
         (None, Some(host)) => ("host", with_scheme(host)),
         (None, None) => ("host", "http://127.0.0.1".to_owned()),
     };
-    let bad = |why: &str| format!("`backend_config.{field}` {text:?} {why}");
+    let bad = |why: &str| format!("`backend_config.{field}` {:?} {why}", without_userinfo(&text));
     let mut url = Url::parse(&text).map_err(|e| bad(&format!("is not an address: {e}")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(bad("must begin with http:// or https://"));
@@ -97,6 +112,16 @@ fn external(
         api_key_env: config.api_key_env.clone(),
         ca_file: config.ca_file.clone(),
     })
+}
+
+/// An address as it may be shown: what stands before an `@` may be a password.
+fn without_userinfo(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority_end].rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => text.to_owned(),
+    }
 }
 
 fn with_scheme(text: &str) -> String {
@@ -129,7 +154,7 @@ fn apply_alias(url: &mut Url, rules: &EndpointRules) -> Result<(), String> {
     }
 }
 
-fn take_userinfo(url: &mut Url) -> Option<String> {
+fn take_userinfo(url: &mut Url) -> Option<UserInfo> {
     let user = url.username().to_owned();
     let password = url.password().map(str::to_owned);
     if user.is_empty() && password.is_none() {
@@ -138,8 +163,8 @@ fn take_userinfo(url: &mut Url) -> Option<String> {
     // Cannot fail: the address has a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    let plain = |text: &str| percent_decode(text);
-    Some(format!("{}:{}", plain(&user), plain(&password.unwrap_or_default())))
+    let password = percent_decode(&password.unwrap_or_default());
+    Some(UserInfo { user: percent_decode(&user), password })
 }
 
 fn percent_decode(text: &str) -> String {
@@ -226,7 +251,9 @@ mod tests {
             panic!("external");
         };
         assert_eq!(endpoint.base(), "http://box:1/v1");
-        assert_eq!(endpoint.userinfo.as_deref(), Some("me:p@ss+w"));
+        let user = endpoint.userinfo.clone().unwrap();
+        assert_eq!((user.user.as_str(), user.password.as_str()), ("me", "p@ss+w"));
+        assert!(!format!("{endpoint:?}").contains("p@ss"));
     }
 
     #[test]
@@ -254,5 +281,8 @@ mod tests {
             let error = place("openai", &config, &rules).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
+        let config = json!({"base_url": "http://me:s3cret@h/v1?x=1"});
+        let error = place("openai", &config, &rules).unwrap_err();
+        assert!(!error.contains("s3cret") && error.contains("@h/v1"), "{error}");
     }
 }

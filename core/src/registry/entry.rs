@@ -70,7 +70,7 @@ pub struct BackendConfig {
 struct Wire {
     #[serde(deserialize_with = "text")]
     name: Option<String>,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "loose_text")]
     display_name: Option<String>,
     #[serde(deserialize_with = "text")]
     backend: Option<String>,
@@ -82,13 +82,13 @@ struct Wire {
     model_aliases: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     capabilities: Value,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "loose_text")]
     quantization: Option<String>,
     #[serde(deserialize_with = "truth")]
     deprecated: bool,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "loose_map")]
     metadata: Map<String, Value>,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "loose_text")]
     downloaded_at: Option<String>,
 }
 
@@ -156,20 +156,34 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
 }
 
-/// A list of strings, in which `null`s are skipped; one string counts as a list of one.
-fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a list of strings")]
-    enum Texts {
-        Many(Vec<Option<String>>),
-        One(String),
-    }
-    let list = match Option::<Texts>::deserialize(deserializer)? {
-        None => Vec::new(),
-        Some(Texts::One(one)) => vec![one],
-        Some(Texts::Many(many)) => many.into_iter().flatten().collect(),
+/// A text that nothing depends on: numbers are taken as text, all else as nothing.
+fn loose_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Value::deserialize(deserializer).map(|value| text_of(&value))
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
     };
-    Ok(list.into_iter().filter(|text| !text.trim().is_empty()).collect())
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// A list of texts; what is none is skipped, and one text counts as a list of one.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Array(list) => list.iter().filter_map(text_of).collect(),
+        one => text_of(&one).into_iter().collect(),
+    })
+}
+
+/// An object; anything else counts as an empty one.
+fn loose_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    })
 }
 
 fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
@@ -188,7 +202,7 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Er
     let number = match &value {
         Value::Null => return Ok(None),
         Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64())),
-        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::String(text) if matches!(text.trim(), "" | "None" | "null") => return Ok(None),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
@@ -262,6 +276,18 @@ mod tests {
             let error = Entry::parse(&value).unwrap_err();
             assert!(error.contains(why), "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn odd_values_of_fields_that_nothing_depends_on_cost_no_model() {
+        let entry = Entry::parse(&json!({
+            "name": "a", "backend": "gguf", "backend_config": {"port": "None"}, "metadata": [],
+            "downloaded_at": 1_700_000_000, "quantization": 4, "display_name": true,
+            "model_aliases": ["x", 7, {}, null]
+        }))
+        .unwrap();
+        assert_eq!((entry.display(), entry.quantization.as_deref()), ("a", Some("4")));
+        assert_eq!(entry.model_aliases, ["x", "7"]);
     }
 
     #[test]

@@ -118,6 +118,9 @@ impl Snapshot {
         if is_reserved(name) {
             return Err(reserved(name));
         }
+        if name.len() > MAX_NAME {
+            return Err(resolve::not_found(name, &[]));
+        }
         let found = self.index.find(name);
         let Some(best) = found.iter().copied().min_by_key(|i| preference(&self.entries[*i])) else {
             return Err(resolve::not_found(name, &resolve::nearest(name, &self.entries)));
@@ -146,9 +149,12 @@ impl Snapshot {
 pub(super) type Target<'a> = (&'a str, &'a str, &'a str);
 
 /// Of several entries for one target the smallest is listed and chosen.
-pub(super) fn preference(entry: &Entry) -> (bool, &str) {
-    (entry.deprecated, &entry.name)
+pub(super) fn preference(entry: &Entry) -> (bool, bool, &str) {
+    (entry.deprecated, entry.testing, &entry.name)
 }
+
+/// Longer names are nobody's; looking for what resembles them would cost the thread seconds.
+const MAX_NAME: usize = 512;
 
 fn reserved(name: &str) -> ApiError {
     if name == "resident" {

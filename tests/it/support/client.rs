@@ -129,7 +129,7 @@ impl Reply {
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8(self.body()).expect("a body of text")
+        String::from_utf8_lossy(&self.body()).into_owned()
     }
 
     pub fn json(&self) -> Value {

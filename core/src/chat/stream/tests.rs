@@ -97,6 +97,25 @@ fn a_backends_error_event_passes_and_its_done_does_not() {
 }
 
 #[test]
+fn errors_in_other_shapes_end_the_stream_too() {
+    for error in [
+        "data: {\"object\":\"error\",\"message\":\"out of memory\",\"code\":500}\n\n",
+        "event: error\ndata: {\"message\":\"out of memory\"}\n\n",
+    ] {
+        let (text, result, summary) = run(false, &[ROLE, &word("a"), error, END]);
+        assert_eq!(text, [ROLE, &word("a"), error].concat());
+        assert_eq!(result, Ok(Progress::Failed));
+        assert_eq!(summary.backend_error.as_deref(), Some("out of memory"));
+    }
+}
+
+#[test]
+fn an_empty_finish_reason_does_not_make_a_cut_answer_whole() {
+    let chunk = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"\"}]}\n\n";
+    assert_eq!(run(false, &[chunk, chunk]).1, Err(Incomplete::BrokeOff));
+}
+
+#[test]
 fn there_is_one_done_and_nothing_behind_it() {
     let (text, _, _) = run(false, &[ROLE, STOP, &[END, END, &word("late")].concat()]);
     assert_eq!(text, [ROLE, STOP, END].concat());
@@ -134,7 +153,9 @@ proptest! {
         sizes in prop::collection::vec(1usize..64, 1..8),
     ) {
         let mut whole = ROLE.to_owned();
-        words.iter().for_each(|w| whole.push_str(&word(w)));
+        for w in &words {
+            whole.push_str(&word(w));
+        }
         whole.push_str(STOP);
         let finished_at = whole.len() - 2; // its JSON is whole without the blank line
         let expected = [whole.as_str(), END].concat();

@@ -78,6 +78,16 @@ fn near_misses_are_named() {
 }
 
 #[test]
+fn a_name_of_megabytes_costs_nothing() {
+    let list: Vec<Value> =
+        (0..50).map(|i| json!({"name": format!("m{i}"), "backend": "gguf"})).collect();
+    let snapshot = load(&Value::Array(list));
+    let error = snapshot.resolve(&"m".repeat(64 << 20)).unwrap_err();
+    assert_eq!(error.code, Code::ModelNotFound);
+    assert!(error.message.len() < 500);
+}
+
+#[test]
 fn reserved_names_have_their_own_answer() {
     let snapshot = load(&json!([{"name": "a", "backend": "gguf", "model_aliases": ["resident"]}]));
     assert_eq!(found(&snapshot, "resident"), Err(Code::NoResident));
