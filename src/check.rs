@@ -58,7 +58,7 @@ fn check_keys(loaded: &Loaded) -> bool {
 }
 
 fn check_registry(loaded: &Loaded, out: &mut dyn Write) -> bool {
-    match registry::read(&settings::registry(&loaded.settings)) {
+    match registry::inspect(&settings::registry(&loaded.settings)) {
         Ok(view) => {
             let problems = view.snapshot.problems();
             for problem in problems {
@@ -67,8 +67,8 @@ fn check_registry(loaded: &Loaded, out: &mut dyn Write) -> bool {
             for note in missing_things(&view.snapshot) {
                 say(out, &format!("note: {note}"));
             }
-            let file = view.file.as_deref().unwrap_or(Path::new("registry"));
-            say(out, &format!("{}: {} models", file.display(), view.snapshot.entries().len()));
+            let dir = &loaded.settings.server.registry_dir;
+            say(out, &format!("registry in {dir}: {} models", view.snapshot.entries().len()));
             problems.is_empty()
         }
         Err(error) => {

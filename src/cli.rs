@@ -44,6 +44,8 @@ enum Program {
     CheckConfig,
     /// Show every setting with where it came from.
     PrintConfig,
+    /// Print the JSON Schema of registry files, for editors and tools.
+    RegistrySchema,
     /// A simulated engine that speaks vLLM's HTTP surface; see `sim-engine --help`.
     #[command(disable_help_flag = true)]
     SimEngine {
@@ -63,6 +65,10 @@ pub(crate) fn run() -> ExitCode {
         }
         Program::CheckConfig => check::check_config(),
         Program::PrintConfig => check::print_config(),
+        Program::RegistrySchema => {
+            say(&mut io::stdout(), &format!("{:#}", chat_proxy_core::registry::schema::schema()));
+            ExitCode::SUCCESS
+        }
         Program::SimEngine { args } => sim_engine::run(args.into_iter()),
     }
 }

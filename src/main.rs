@@ -12,6 +12,11 @@ mod terminal;
 
 use std::process::ExitCode;
 
+/// A reload frees and makes a hundred thousand small texts; with the C library's allocator that is
+/// most of its time (measured: 5,000 rich entries, 4.3 MB, in 210 ms instead of 120).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run()
 }

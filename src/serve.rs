@@ -20,6 +20,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::logger::{Flush, LogHandle, LoggerActor};
+use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::registry::{RegistryActor, Reload};
 use chat_proxy_core::config::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +54,8 @@ pub(crate) enum ServeError {
     Keys(String),
     #[error("the HTTP server failed: {0}")]
     Server(io::Error),
+    #[error("metrics cannot be set up: {0}")]
+    Metrics(String),
     #[error("signals cannot be heard: {0}")]
     Signals(io::Error),
 }
@@ -95,12 +98,14 @@ where
     let log_thread = Arbiter::new();
     let log = LoggerActor::start(settings::log(&settings), &log_thread)
         .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })?;
-    let (registry, view) = RegistryActor::new(settings::registry(&settings));
+    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
+    let (registry, view) = RegistryActor::new(settings::registry(&settings), metrics.clone());
     let registry = registry.start();
     let forwarders = ForwarderFactory::new(settings::forward(&settings), view.clone());
     let life = Life::begin();
     let drain_timeout = settings.server.drain_timeout_s.get();
-    let state = AppState::new(settings, guard, view, forwarders.clone(), log.clone(), life.clone());
+    let (to_forwarders, to_log, to_life) = (forwarders.clone(), log.clone(), life.clone());
+    let state = AppState::new(settings, guard, view, to_forwarders, to_log, to_life, metrics);
     let server = http_server(state, listeners)?;
     let daemon = Daemon {
         life,

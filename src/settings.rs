@@ -6,10 +6,13 @@ use chat_proxy_actors::forwarder::ForwardSettings;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::registry::RegistrySettings;
 use chat_proxy_core::config::{self, Input, Loaded, Problem, Settings};
-use chat_proxy_core::registry::EndpointRules;
+use chat_proxy_core::registry::listing::ListingRules;
+use chat_proxy_core::registry::{EndpointRules, Rules};
 
 /// Read if the variable names no other.
 const DEFAULT_FILE: &str = "configs/chat_proxy.toml";
+/// What the daemon remembers between starts.
+const STATE_DIR: &str = "_staging";
 const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
 
 /// Reads file and environment. A file that the variable names must exist; the default one need not.
@@ -54,11 +57,22 @@ fn environment() -> (Vec<(String, String)>, Vec<Problem>) {
 
 /// The registry's part.
 pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
+    let server = &settings.server;
     RegistrySettings {
-        dir: PathBuf::from(&settings.server.registry_dir),
-        rules: EndpointRules {
-            loopback_alias: settings.general.loopback_alias.clone(),
-            vllm_single_port: settings.vllm.vllm_single_port,
+        dir: PathBuf::from(&server.registry_dir),
+        state_dir: PathBuf::from(STATE_DIR),
+        rules: Rules {
+            endpoints: EndpointRules {
+                loopback_alias: settings.general.loopback_alias.clone(),
+                vllm_single_port: settings.vllm.vllm_single_port,
+            },
+            deployment: settings.profiles.deployment.clone(),
+        },
+        listing: ListingRules {
+            include_test_models: server.include_test_models,
+            include_non_installed: settings.general.include_non_installed,
+            suppress_decorations: settings.general.suppress_decorations,
+            template_dir: PathBuf::from(&server.template_dir),
         },
     }
 }

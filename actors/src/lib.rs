@@ -6,5 +6,6 @@
 
 pub mod forwarder;
 pub mod logger;
+pub mod metrics;
 pub mod registry;
 pub mod transcript;

@@ -31,6 +31,8 @@ pub(super) struct Identity {
     pub(super) client: String,
     /// May see details of the inside.
     pub(super) trusted: bool,
+    /// See [`Passed::admin`].
+    pub(super) admin: bool,
 }
 
 /// The outermost middleware.
@@ -109,6 +111,7 @@ fn identify(request: &ServiceRequest, request_id: &str, passed: Passed) -> Ident
         upstream_id: Uuid::new_v4().simple().to_string(),
         client: passed.key.unwrap_or_else(|| address(request)),
         trusted: passed.trusted,
+        admin: passed.admin,
     }
 }
 

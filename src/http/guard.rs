@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, Uri};
-use chat_proxy_core::config::{ApiKey, KeySecret, Settings};
+use chat_proxy_core::config::{ApiKey, KeySecret, Right, Settings};
 use chat_proxy_core::{ApiError, Code};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -22,10 +22,12 @@ pub(crate) struct Guard {
     keys: Vec<Key>,
     allowed_hosts: Vec<String>,
     cors_origins: Vec<String>,
+    metrics_public: bool,
 }
 
 struct Key {
     name: String,
+    admin: bool,
     hash: [u8; 32],
 }
 
@@ -34,6 +36,9 @@ struct Key {
 pub(super) struct Passed {
     /// The key's name, where keys are configured.
     pub(super) key: Option<String>,
+    /// It may do what changes or shows the inside (SPEC 10): a key with the admin right, or
+    /// anybody where no keys are configured.
+    pub(super) admin: bool,
     /// The listed origin that must get CORS headers.
     pub(super) origin: Option<String>,
     /// It has a right key, or none is needed: it may see details of the inside.
@@ -48,7 +53,12 @@ impl Guard {
             settings.security.allowed_hosts.iter().map(|h| h.to_ascii_lowercase()).collect();
         allowed_hosts
             .extend(settings.general.loopback_alias.iter().map(|h| h.to_ascii_lowercase()));
-        Ok(Guard { keys, allowed_hosts, cors_origins: settings.security.cors_origins.clone() })
+        Ok(Guard {
+            keys,
+            allowed_hosts,
+            cors_origins: settings.security.cors_origins.clone(),
+            metrics_public: settings.metrics.metrics_public,
+        })
     }
 
     /// Lets a request through or says why not.
@@ -66,15 +76,24 @@ impl Guard {
         let key = match self.check_key(headers) {
             Ok(key) => key,
             // A wrong key on an open path is no key.
-            Err(_) if preflight || OPEN_PATHS.contains(&uri.path()) => None,
+            Err(_) if preflight || self.is_open(uri.path()) => None,
             Err(refusal) => return Err(refusal),
         };
-        Ok(Passed { trusted: self.keys.is_empty() || key.is_some(), key, origin })
+        Ok(Passed {
+            trusted: self.keys.is_empty() || key.is_some(),
+            admin: self.keys.is_empty() || key.is_some_and(|key| key.admin),
+            key: key.map(|key| key.name.clone()),
+            origin,
+        })
     }
 
     /// The request's origin if it is a listed one: its page may read refusals too.
     pub(super) fn listed_origin(&self, headers: &HeaderMap) -> Option<String> {
         self.check_origin(headers).ok().flatten()
+    }
+
+    fn is_open(&self, path: &str) -> bool {
+        OPEN_PATHS.contains(&path) || (self.metrics_public && path == "/metrics")
     }
 
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -126,7 +145,7 @@ impl Guard {
         Ok(None)
     }
 
-    fn check_key(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    fn check_key(&self, headers: &HeaderMap) -> Result<Option<&Key>, ApiError> {
         if self.keys.is_empty() {
             return Ok(None);
         }
@@ -139,7 +158,7 @@ impl Guard {
         let mut found = None;
         for key in &self.keys {
             if bool::from(key.hash.ct_eq(&hash)) {
-                found = Some(key.name.clone());
+                found = Some(key);
             }
         }
         found
@@ -151,9 +170,10 @@ impl Guard {
 impl Key {
     fn read(key: &ApiKey) -> Result<Key, String> {
         let place = |what: &str| format!("API key {:?}: {what}", key.name);
+        let admin = key.rights.contains(&Right::Admin);
         let secret = match &key.secret {
             KeySecret::Sha256(hash) => {
-                return Ok(Key { name: key.name.clone(), hash: *hash });
+                return Ok(Key { name: key.name.clone(), admin, hash: *hash });
             }
             KeySecret::Plain(text) => text.clone(),
             KeySecret::Env(name) => std::env::var(name)
@@ -168,7 +188,7 @@ impl Key {
         if secret.is_empty() {
             return Err(place("the secret is empty"));
         }
-        Ok(Key { name: key.name.clone(), hash: Sha256::digest(secret.as_bytes()).into() })
+        Ok(Key { name: key.name.clone(), admin, hash: Sha256::digest(secret.as_bytes()).into() })
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn readyz(request: HttpRequest, state: web::Data<AppState>) -> 
     if state.life.is_draining() {
         reasons.push("draining: the daemon is shutting down".to_owned());
     }
-    if let (None, Some(error)) = (&view.file, &view.error) {
+    if let (false, Some(error)) = (view.loaded, &view.error) {
         let shown = if trusted { error.to_string() } else { "cannot be read".to_owned() };
         reasons.push(format!("registry: {shown}"));
     }

@@ -5,10 +5,12 @@
 
 mod body;
 mod chat;
+mod debug;
 mod error;
 mod front;
 mod guard;
 mod health;
+mod metrics;
 mod models;
 mod state;
 mod stream;
@@ -32,6 +34,9 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
         config
             .app_data(state)
             .service(resource(chat::PATH, Method::POST, web::post().to(chat::completions)))
+            .service(resource("/metrics", Method::GET, web::get().to(metrics::prometheus)))
+            .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))
+            .service(resource("/v1/debug/registry", Method::GET, web::get().to(debug::registry)))
             .service(resource("/v1/models", Method::GET, web::get().to(models::list)))
             .service(resource("/v1/healthz", Method::GET, web::get().to(health::healthz)))
             .service(resource("/v1/health", Method::GET, web::get().to(health::healthz)))

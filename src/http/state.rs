@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::logger::LogHandle;
+use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::registry::RegistryView;
 use chat_proxy_core::config::Settings;
 
@@ -20,6 +21,7 @@ pub(crate) struct AppState {
     pub(super) log: LogHandle,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
+    pub(super) metrics: Metrics,
 }
 
 impl AppState {
@@ -30,8 +32,18 @@ impl AppState {
         forwarders: ForwarderFactory,
         log: LogHandle,
         life: Arc<Life>,
+        metrics: Metrics,
     ) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
-        AppState { settings: Arc::new(settings), guard, registry, forwarders, log, life, budget }
+        AppState {
+            settings: Arc::new(settings),
+            guard,
+            registry,
+            forwarders,
+            log,
+            life,
+            budget,
+            metrics,
+        }
     }
 }

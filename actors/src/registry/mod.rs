@@ -1,43 +1,74 @@
-//! `RegistryActor`: the one who reads the registry and publishes it.
+//! `RegistryActor`: the one who reads the registry, watches it and publishes it.
 //!
-//! Owns: the published [`View`]. Accepts: [`Reload`]. Emits: nothing; everybody reads the view
-//! without a message. A file that cannot be read leaves the last good snapshot in place, with the
-//! error beside it. Must never do: read files on the control thread, or publish half a registry.
+//! Owns: the published [`View`]. Accepts: [`Reload`], and what its watch hears. Emits: nothing;
+//! everybody reads the view without a message. A layer that cannot be read leaves the last good
+//! snapshot in place, with the error beside it. Restarts: from the files. Must never do: read
+//! files on the control thread, publish half a registry, or reload because of its own writing.
+//!
+//! How a change is found: events of the watch are only reasons to look (debounced: a look comes
+//! when it has been quiet for `QUIET`, at the latest `PATIENCE` after the first event), and a
+//! look comes every `REGULAR` in any case, for file systems that tell nothing. A look reads both
+//! layers and does nothing further if neither their time nor their content is new.
 
-use std::path::{Path, PathBuf};
+mod files;
+mod watch;
+
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
+};
 use arc_swap::ArcSwap;
-use chat_proxy_core::registry::{EndpointRules, LoadError, Snapshot};
+use bytes::Bytes;
+use chat_proxy_core::registry::listing::{Item, LayerTimes, Listing, ListingRules};
+use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
-/// The files that are looked for, the first one found counts.
-const FILES: [&str; 2] = ["model_registry.curated.json", "model_registry.json"];
+use crate::metrics::Metrics;
+use files::{CURATED, DISCOVERED, Fingerprint, RealDisk};
+use watch::{Changed, Watch};
+
+/// Editors and tools write in several steps; this much quiet ends them.
+const QUIET: Duration = Duration::from_millis(60);
+/// Somebody who writes without a pause does not keep everybody waiting.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often the files are looked at when nothing was heard.
+const REGULAR: Duration = Duration::from_secs(5);
 
 /// The registry as everybody sees it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct View {
     /// The last good snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// Why the newest file is not the snapshot, if so.
+    /// Its list.
+    pub listing: Arc<Listing>,
+    /// The list as `GET /v1/models` sends it.
+    pub list_body: Bytes,
+    /// Why the newest files are not the snapshot, if so.
     pub error: Option<RegistryError>,
-    /// The file that the snapshot came from.
-    pub file: Option<PathBuf>,
-    /// When that file was changed, Unix seconds.
-    pub modified: u64,
+    /// Some registry has been loaded.
+    pub loaded: bool,
+    /// When the layers were changed.
+    pub times: LayerTimes,
+    /// Loads so far, failed ones too.
+    pub loads: u64,
+    /// How long the last good load took, from the first byte read to the list rendered.
+    pub load_time: Duration,
 }
 
 /// Why no registry could be read.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// Neither file is there.
-    #[error("no registry in {dir}: it needs {} or {}", FILES[0], FILES[1])]
+    /// Neither layer is there.
+    #[error(
+        "no registry in {dir}: it needs {CURATED} (written by hand) or {DISCOVERED} (written by tools)"
+    )]
     Missing {
         /// The directory that was looked in.
         dir: String,
     },
-    /// The file is there but cannot be read.
+    /// A file is there but cannot be read or written.
     #[error("{file}: {message}")]
     Io {
         /// The file.
@@ -53,153 +84,278 @@ pub enum RegistryError {
 /// What everybody holds to read the registry.
 pub type RegistryView = Arc<ArcSwap<View>>;
 
-/// Where the registry is and how its addresses are read.
-#[derive(Debug, Clone)]
+/// Where the registry is and how it is read and shown.
+#[derive(Debug, Clone, Default)]
 pub struct RegistrySettings {
-    /// The directory of its files.
+    /// The directory of its layers.
     pub dir: PathBuf,
-    /// For backend addresses.
-    pub rules: EndpointRules,
+    /// Where it is remembered which merged file is ours.
+    pub state_dir: PathBuf,
+    /// How entries are read.
+    pub rules: Rules,
+    /// What is listed.
+    pub listing: ListingRules,
 }
 
-/// Reads the registry once; used at start, before anything listens, and by `check-config`.
-pub fn read(settings: &RegistrySettings) -> Result<View, RegistryError> {
-    let file = FILES.iter().map(|name| settings.dir.join(name)).find(|path| path.exists());
-    let Some(file) = file else {
+/// Reads the registry without writing anything: for `check-config`.
+pub fn inspect(settings: &RegistrySettings) -> Result<View, RegistryError> {
+    let texts = files::peek(settings)?;
+    build(settings, &texts).map(|(view, _)| view)
+}
+
+type Merged = Vec<chat_proxy_core::registry::layers::Merged>;
+
+fn build(
+    settings: &RegistrySettings,
+    texts: &files::Texts,
+) -> Result<(View, Merged), RegistryError> {
+    if texts.curated.is_none() && texts.discovered.is_none() {
         return Err(RegistryError::Missing { dir: settings.dir.display().to_string() });
+    }
+    let [curated, discovered] = files::parse(settings, texts)?;
+    let (snapshot, merged) = Snapshot::build(curated, discovered, &settings.rules);
+    let listing = snapshot.list(&settings.listing, texts.times, &RealDisk);
+    let list_body = render(&listing);
+    let view = View {
+        snapshot: Arc::new(snapshot),
+        listing: Arc::new(listing),
+        list_body,
+        error: None,
+        loaded: true,
+        times: texts.times,
+        loads: 0,
+        load_time: Duration::ZERO,
     };
-    let shown = file.display().to_string();
-    let io = |error: std::io::Error| RegistryError::Io {
-        file: shown.clone(),
-        message: error.to_string(),
-    };
-    let text = std::fs::read(&file).map_err(io)?;
-    let modified = modified(&file).map_err(io)?;
-    let snapshot = Snapshot::load(&shown, &text, &settings.rules)?;
-    Ok(View { snapshot: Arc::new(snapshot), error: None, file: Some(file), modified })
+    Ok((view, merged))
 }
 
-fn modified(file: &Path) -> std::io::Result<u64> {
-    let time = std::fs::metadata(file)?.modified()?;
-    Ok(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+/// The list as `GET /v1/models` sends it.
+fn render(listing: &Listing) -> Bytes {
+    #[derive(serde::Serialize)]
+    struct List<'a> {
+        object: &'static str,
+        data: Vec<&'a Item>,
+    }
+    let data = listing.shown.iter().map(|i| &listing.items[*i]).collect();
+    match serde_json::to_vec(&List { object: "list", data }) {
+        Ok(body) => Bytes::from(body),
+        Err(error) => {
+            // Plain structs of texts and numbers: there is nothing in them that could fail.
+            tracing::error!(%error, "the model list cannot be rendered");
+            Bytes::from_static(b"{\"object\":\"list\",\"data\":[]}")
+        }
+    }
+}
+
+/// What a look found.
+enum Found {
+    /// Nothing new.
+    Same,
+    /// Something new, good or bad.
+    New(Box<(Fingerprint, Result<View, RegistryError>)>),
+}
+
+/// One look at the files; blocking.
+fn look(settings: &RegistrySettings, known: Option<&Fingerprint>) -> Found {
+    let begin = Instant::now();
+    let texts = match files::read(settings) {
+        Ok(texts) => texts,
+        Err(error) => return Found::New(Box::new((Fingerprint::default(), Err(error)))),
+    };
+    if known == Some(&texts.fingerprint) {
+        return Found::Same;
+    }
+    let built = build(settings, &texts).map(|(mut view, merged)| {
+        view.load_time = begin.elapsed();
+        files::write_merged(settings, &merged);
+        view
+    });
+    Found::New(Box::new((texts.fingerprint, built)))
 }
 
 /// See the module.
 pub struct RegistryActor {
     settings: RegistrySettings,
+    metrics: Metrics,
     view: RegistryView,
-    /// Counts reloads, so that a slow one cannot overwrite a newer one.
-    generation: u64,
+    known: Option<Fingerprint>,
+    watch: Option<Watch>,
+    /// The first event that has not been looked at, and the last one.
+    heard: Option<(Instant, Instant)>,
+    looking: bool,
+    /// Looks that were begun, and the newest of those whose outcome was taken: a slow look must
+    /// not overwrite what a later one found.
+    begun: u64,
+    taken: u64,
 }
 
 impl RegistryActor {
     /// An actor over a first view, which may hold an error and no entries.
-    pub fn new(settings: RegistrySettings) -> (Self, RegistryView) {
-        let first = read(&settings).unwrap_or_else(|error| {
-            tracing::error!(%error, "the registry cannot be read; no model is served until it can");
-            View { snapshot: Arc::default(), error: Some(error), file: None, modified: 0 }
-        });
-        report(&first);
-        let view = Arc::new(ArcSwap::from_pointee(first));
-        (RegistryActor { settings, view: view.clone(), generation: 0 }, view)
+    pub fn new(settings: RegistrySettings, metrics: Metrics) -> (Self, RegistryView) {
+        let view = RegistryView::default();
+        let mut actor = RegistryActor {
+            settings,
+            metrics,
+            view: view.clone(),
+            known: None,
+            watch: None,
+            heard: None,
+            looking: false,
+            begun: 1,
+            taken: 0,
+        };
+        let found = look(&actor.settings, None);
+        // Told to the log, and to whoever asks for readiness.
+        let _ = actor.take(1, found);
+        (actor, view)
     }
 
-    fn publish(&self, outcome: Result<View, RegistryError>) -> Result<usize, RegistryError> {
+    /// Publishes what was found; answers the number of models.
+    fn take(&mut self, look: u64, found: Found) -> Result<usize, RegistryError> {
+        let stale = look < self.taken;
+        self.taken = self.taken.max(look);
+        let outcome = match found {
+            Found::New(new) if !stale => {
+                let (fingerprint, outcome) = *new;
+                self.known = Some(fingerprint);
+                outcome
+            }
+            Found::New(_) | Found::Same => {
+                let view = self.view.load();
+                return view.error.clone().map_or(Ok(view.snapshot.entries().len()), Err);
+            }
+        };
+        let old = self.view.load_full();
+        let loads = old.loads + 1;
+        let label = if outcome.is_ok() { "good" } else { "failed" };
+        self.metrics.registry_loads.with_label_values(&[label]).inc();
+        self.metrics.registry_error.set(i64::from(outcome.is_err()));
         match outcome {
             Ok(view) => {
-                report(&view);
+                report(&view, &self.metrics);
                 let count = view.snapshot.entries().len();
-                self.view.store(Arc::new(view));
+                self.view.store(Arc::new(View { loads, ..view }));
                 Ok(count)
             }
             Err(error) => {
-                tracing::error!(%error, "the registry was not reloaded; the last good one stays");
-                let old = self.view.load();
+                if old.error.as_ref() != Some(&error) {
+                    let kept =
+                        if old.loaded { "the last good one stays" } else { "no model is served" };
+                    tracing::error!(%error, "the registry cannot be loaded; {kept}");
+                }
                 self.view.store(Arc::new(View {
-                    snapshot: old.snapshot.clone(),
                     error: Some(error.clone()),
-                    file: old.file.clone(),
-                    modified: old.modified,
+                    loads,
+                    snapshot: old.snapshot.clone(),
+                    listing: old.listing.clone(),
+                    list_body: old.list_body.clone(),
+                    loaded: old.loaded,
+                    times: old.times,
+                    load_time: old.load_time,
                 }));
                 Err(error)
             }
         }
     }
+
+    /// Waits for quiet, then looks.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        let Some((first, last)) = self.heard else { return };
+        let now = Instant::now();
+        let at = (last + QUIET).min(first + PATIENCE);
+        if now < at {
+            ctx.run_later(at - now, Self::settle);
+            return;
+        }
+        self.heard = None;
+        self.look_soon(ctx);
+    }
+
+    fn look_soon(&mut self, ctx: &mut Context<Self>) {
+        if let Some(watch) = &mut self.watch {
+            watch.rearm();
+        }
+        if self.looking {
+            // What changes during a look is found by another one after it.
+            let now = Instant::now();
+            self.heard.get_or_insert((now, now));
+            return;
+        }
+        self.looking = true;
+        self.begun += 1;
+        let number = self.begun;
+        let (settings, known) = (self.settings.clone(), self.known.clone());
+        let work = actix_rt::task::spawn_blocking(move || look(&settings, known.as_ref()));
+        ctx.spawn(work.into_actor(self).map(move |found, actor, ctx| {
+            actor.looking = false;
+            match found {
+                // Published and logged; nobody waits for it.
+                Ok(found) => drop(actor.take(number, found)),
+                Err(error) => tracing::error!(%error, "looking at the registry failed"),
+            }
+            actor.settle(ctx);
+        }));
+    }
 }
 
-fn report(view: &View) {
+fn report(view: &View, metrics: &Metrics) {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.registry_models.set(count(view.snapshot.entries().len()));
+    metrics.registry_skipped.set(count(view.snapshot.problems().len()));
     for problem in view.snapshot.problems() {
         tracing::warn!(%problem, "a registry entry was skipped");
     }
-    if view.error.is_none() {
-        let file = view.file.as_deref().unwrap_or(Path::new("")).display();
-        tracing::info!(models = view.snapshot.entries().len(), %file, "registry loaded");
-    }
+    let (models, took) = (view.snapshot.entries().len(), view.load_time);
+    tracing::info!(models, ?took, "registry loaded");
 }
-
-/// Read the files again; answers the number of models.
-#[derive(Message)]
-#[rtype(result = "Result<usize, RegistryError>")]
-pub struct Reload;
 
 impl Actor for RegistryActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let mut watch = Watch::new(&self.settings.dir, ctx.address().recipient());
+        watch.rearm();
+        self.watch = Some(watch);
+        ctx.run_interval(REGULAR, Self::look_soon);
+        // What changed between the first look and the watch is not lost.
+        self.look_soon(ctx);
+    }
 }
+
+impl Handler<Changed> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Changed, ctx: &mut Self::Context) {
+        let now = Instant::now();
+        if let Some((_, last)) = &mut self.heard {
+            *last = now;
+        } else {
+            self.heard = Some((now, now));
+            ctx.run_later(QUIET, Self::settle);
+        }
+    }
+}
+
+/// Read the files again, changed or not; answers the number of models.
+#[derive(Message)]
+#[rtype(result = "Result<usize, RegistryError>")]
+pub struct Reload;
 
 impl Handler<Reload> for RegistryActor {
     type Result = ResponseActFuture<Self, Result<usize, RegistryError>>;
 
     fn handle(&mut self, _: Reload, _: &mut Self::Context) -> Self::Result {
-        self.generation += 1;
-        let generation = self.generation;
+        self.begun += 1;
+        let number = self.begun;
         let settings = self.settings.clone();
         let dir = settings.dir.display().to_string();
-        let reading = actix_rt::task::spawn_blocking(move || read(&settings));
-        Box::pin(reading.into_actor(self).map(move |outcome, actor, _| {
-            let outcome = outcome.unwrap_or_else(|error| {
-                Err(RegistryError::Io { file: dir, message: error.to_string() })
-            });
-            if generation != actor.generation {
-                return outcome.map(|stale| stale.snapshot.entries().len());
-            }
-            actor.publish(outcome)
+        let work = actix_rt::task::spawn_blocking(move || look(&settings, None));
+        Box::pin(work.into_actor(self).map(move |found, actor, _| match found {
+            Ok(found) => actor.take(number, found),
+            Err(error) => Err(RegistryError::Io { file: dir, message: error.to_string() }),
         }))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn write(dir: &Path, text: &str) {
-        std::fs::write(dir.join(FILES[0]), text).unwrap();
-    }
-
-    #[actix_rt::test]
-    async fn a_broken_file_keeps_the_last_good_snapshot_and_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), r#"[{"name":"a","backend":"gguf"}]"#);
-        let settings =
-            RegistrySettings { dir: dir.path().to_owned(), rules: EndpointRules::default() };
-        let (actor, view) = RegistryActor::new(settings);
-        let addr = actor.start();
-        assert!(view.load().snapshot.resolve("a").is_ok());
-        write(dir.path(), "[{\"name\":");
-        assert!(addr.send(Reload).await.unwrap().is_err());
-        assert!(view.load().snapshot.resolve("a").is_ok());
-        assert!(view.load().error.is_some());
-        write(dir.path(), r#"[{"name":"b","backend":"gguf"}]"#);
-        assert_eq!(addr.send(Reload).await.unwrap().unwrap(), 1);
-        assert!(view.load().snapshot.resolve("b").is_ok() && view.load().error.is_none());
-    }
-
-    #[actix_rt::test]
-    async fn a_missing_registry_is_an_error_that_names_the_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings =
-            RegistrySettings { dir: dir.path().to_owned(), rules: EndpointRules::default() };
-        let error = read(&settings).unwrap_err().to_string();
-        assert!(error.contains("model_registry.curated.json"), "{error}");
-    }
-}
+mod tests;

@@ -112,21 +112,21 @@ sections! {
     /// What applies everywhere.
     general General {
         schema_version: u32 = Int(1, 1), "1", Now, "Version of this file's layout.";
-        suppress_decorations: bool = Bool, "true", Later, "Remove fields that are not OpenAI's from answers and lists; false keeps all.";
+        suppress_decorations: bool = Bool, "true", Now, "Say nothing about backend, format and quantisation in model lists.";
         disable_tool_normalization: bool = Bool, "false", Later, "Leave tool calls exactly as the backend wrote them.";
-        include_non_installed: bool = Bool, "false", Later, "List models whose files are not on this machine.";
+        include_non_installed: bool = Bool, "false", Now, "List models whose files are not on this machine.";
         loopback_alias: Option<String> = Text, "", Now, "Replaces localhost, 127.0.0.1 and ::1 in backend addresses, for a proxy that runs in a container.";
     }
     /// Where the daemon listens and how it treats connections.
     server Server {
         host: String = Text, "\"127.0.0.1\"", Now, "Address to listen on.";
         port: u16 = Int(0, 65535), "8100", Now, "Port to listen on; 0 takes a free one and writes it to _staging/chat_proxy.port.";
-        enable_metrics: bool = Bool, "false", Later, "Serve /metrics and /v1/metrics.";
+        enable_metrics: bool = Bool, "false", Now, "Serve /metrics for Prometheus.";
         log_path: String = Text, "\"logs/chat_proxy.jsonl\"", Now, "The request log: one JSON object per line and request.";
         max_log_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Now, "The request log is rotated before it grows over this many bytes.";
         default_model: Option<String> = Text, "", Now, "Model for requests that name none.";
         registry_dir: String = Text, "\"configs\"", Now, "Directory of the model registry.";
-        template_dir: String = Text, "\"chat_templates\"", Later, "Directory of chat templates.";
+        template_dir: String = Text, "\"chat_templates\"", Now, "Directory of chat templates.";
         heartbeat_ms: Millis = MS, "10_000", Now, "Streaming clients that wait get an SSE comment this often (ms); 0 turns comments off.";
         client_write_timeout_s: Seconds = S, "30", Now, "A client that stays connected but does not read is cut after this (s).";
         client_header_timeout_s: Seconds = S, "15", Now, "A client must send its whole request head within this (s).";
@@ -223,7 +223,7 @@ sections! {
     }
     /// Metrics.
     metrics Metrics {
-        metrics_public: bool = Bool, "false", Later, "/metrics needs no key.";
+        metrics_public: bool = Bool, "false", Now, "/metrics needs no key.";
     }
     /// Who is served when.
     scheduler Scheduler {
@@ -251,6 +251,6 @@ sections! {
     /// Deployment and hardware profiles.
     profiles Profiles {
         profile: String = Text, "\"auto\"", Later, "Hardware profile by name, or auto.";
-        deployment: String = Choice(&["production", "staging", "testing"]), "\"production\"", Later, "Which entries are shown.";
+        deployment: String = Choice(&["production", "staging", "testing"]), "\"production\"", Now, "Which entries are shown.";
     }
 }

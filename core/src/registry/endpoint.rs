@@ -190,9 +190,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn place(backend: &str, config: &Value, rules: &EndpointRules) -> Result<Placement, String> {
-        let entry =
-            Entry::parse(&json!({"name": "m", "backend": backend, "backend_config": config}));
-        Placement::of(&entry.unwrap(), rules)
+        let value = json!({"name": "m", "backend": backend, "backend_config": config});
+        Placement::of(&Entry::parse(value.as_object().unwrap()).unwrap(), rules)
     }
 
     fn base(backend: &str, config: &Value, alias: Option<&str>) -> String {

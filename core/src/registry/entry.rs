@@ -2,7 +2,7 @@
 //!
 //! Owns: the fields that we use, typed. Must never do: refuse an entry for what real files do
 //! (nulls, the string "None", objects for bools, port 0, hosts with a scheme); unknown fields are
-//! kept in [`Entry::source`].
+//! kept in the layers, and so in the merged file.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -35,8 +35,32 @@ pub struct Entry {
     pub testing: bool,
     /// When it was downloaded, as the file says it.
     pub downloaded_at: Option<String>,
-    /// The whole entry as it stands in the file, unknown fields and all.
-    pub source: Map<String, Value>,
+    /// Deployment profiles that it belongs to; empty: all.
+    pub profiles: Vec<String>,
+    /// What it is for.
+    pub roles: Vec<String>,
+    /// Form of its files, such as `gguf` or `awq`.
+    pub download_format: Option<String>,
+    /// Where its files are.
+    pub download_path: Option<String>,
+    /// Their size in bytes.
+    pub download_size_bytes: Option<u64>,
+    /// How much it can read, in tokens.
+    pub context_window: Option<u64>,
+    /// Its chat template.
+    pub chat_template: ChatTemplate,
+}
+
+/// `chat_template`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ChatTemplate {
+    /// `embedded`, `external` or `none`.
+    #[serde(deserialize_with = "text")]
+    pub source: Option<String>,
+    /// The template's file, absolute or below `template_dir`.
+    #[serde(deserialize_with = "text")]
+    pub path: Option<String>,
 }
 
 /// `backend_config`.
@@ -90,6 +114,17 @@ struct Wire {
     metadata: Map<String, Value>,
     #[serde(deserialize_with = "loose_text")]
     downloaded_at: Option<String>,
+    #[serde(deserialize_with = "texts")]
+    roles: Vec<String>,
+    #[serde(deserialize_with = "loose_text")]
+    download_format: Option<String>,
+    #[serde(deserialize_with = "loose_text")]
+    download_path: Option<String>,
+    download_size_bytes: Value,
+    #[serde(deserialize_with = "loose_map")]
+    generation_defaults: Map<String, Value>,
+    #[serde(deserialize_with = "or_default")]
+    chat_template: ChatTemplate,
 }
 
 /// Names that mean something else and can be no model's.
@@ -102,11 +137,8 @@ pub fn is_reserved(name: &str) -> bool {
 
 impl Entry {
     /// Reads an entry; the error says what is wrong with it, in the words of the file.
-    pub fn parse(value: &Value) -> Result<Entry, String> {
-        let Value::Object(source) = value else {
-            return Err(format!("an entry must be an object, not {}", kind_of(value)));
-        };
-        let wire = Wire::deserialize(value).map_err(|e| e.to_string())?;
+    pub fn parse(object: &Map<String, Value>) -> Result<Entry, String> {
+        let wire = Wire::deserialize(object).map_err(|e| e.to_string())?;
         let name = wire.name.ok_or("`name` is missing")?;
         if is_reserved(&name) {
             return Err(format!("`name` is {name:?}; {RESERVED_NAMES}"));
@@ -114,6 +146,7 @@ impl Entry {
         let backend = wire.backend.ok_or("`backend` is missing")?.to_ascii_lowercase();
         Ok(Entry {
             testing: wire.metadata.get("testing").is_some_and(is_truthy),
+            profiles: profiles(&wire.metadata),
             capabilities: Capabilities::read(&wire.capabilities, &wire.metadata),
             name,
             display_name: wire.display_name,
@@ -124,8 +157,20 @@ impl Entry {
             quantization: wire.quantization,
             deprecated: wire.deprecated,
             downloaded_at: wire.downloaded_at,
-            source: source.clone(),
+            roles: wire.roles,
+            download_format: wire.download_format,
+            download_path: wire.download_path,
+            download_size_bytes: count(Some(&wire.download_size_bytes)),
+            context_window: count(wire.generation_defaults.get("context_window")),
+            chat_template: wire.chat_template,
         })
+    }
+
+    /// Whether a deployment profile shows it; an empty name is every profile.
+    pub fn belongs_to(&self, deployment: &str) -> bool {
+        deployment.is_empty()
+            || self.profiles.is_empty()
+            || self.profiles.iter().any(|p| p.eq_ignore_ascii_case(deployment))
     }
 
     /// The id to send to the backend.
@@ -139,14 +184,22 @@ impl Entry {
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+fn profiles(metadata: &Map<String, Value>) -> Vec<String> {
+    match metadata.get("profiles") {
+        Some(Value::Array(list)) => {
+            list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        }
+        Some(Value::String(one)) => vec![one.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// A whole number, also where a tool wrote it as a float or a text.
+fn count(value: Option<&Value>) -> Option<u64> {
+    match value? {
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     }
 }
 
@@ -201,7 +254,7 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Er
     let value = Value::deserialize(deserializer)?;
     let number = match &value {
         Value::Null => return Ok(None),
-        Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64())),
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole)),
         Value::String(text) if matches!(text.trim(), "" | "None" | "null") => return Ok(None),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
@@ -217,8 +270,8 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Er
 
 /// 24001.0 is a port too: some tools write every number as a float.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked: whole and in range
-fn whole(number: Option<f64>) -> Option<u64> {
-    number.filter(|n| n.fract() == 0.0 && (0.0..=65535.0).contains(n)).map(|n| n as u64)
+fn whole(number: f64) -> Option<u64> {
+    (number.fract() == 0.0 && (0.0..=9.0e15).contains(&number)).then_some(number as u64)
 }
 
 #[cfg(test)]
@@ -227,9 +280,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn parse(value: &Value) -> Result<Entry, String> {
+        Entry::parse(value.as_object().unwrap())
+    }
+
     #[test]
     fn sloppy_entries_load() {
-        let entry = Entry::parse(&json!({
+        let entry = parse(&json!({
             "name": " qwen ", "backend": "VLLM", "display_name": null, "served_model_id": "None",
             "backend_config": {"port": 0, "host": null, "extra_args": null, "base_url": ""},
             "model_aliases": ["q", null, ""], "capabilities": null, "metadata": null,
@@ -242,7 +299,6 @@ mod tests {
         assert_eq!(entry.display(), "qwen");
         assert_eq!(entry.backend_config, BackendConfig::default());
         assert_eq!(entry.model_aliases, ["q"]);
-        assert_eq!(entry.source["mystery"], json!([1, 2]));
     }
 
     #[test]
@@ -256,8 +312,7 @@ mod tests {
             (json!({"port": 70000}), None),
             (json!({"port": "x"}), None),
         ] {
-            let entry =
-                Entry::parse(&json!({"name": "a", "backend": "gguf", "backend_config": config}));
+            let entry = parse(&json!({"name": "a", "backend": "gguf", "backend_config": config}));
             assert_eq!(entry.ok().map(|e| e.backend_config.port), want, "{config}");
         }
     }
@@ -265,7 +320,6 @@ mod tests {
     #[test]
     fn what_cannot_be_an_entry_says_why() {
         for (value, why) in [
-            (json!(7), "must be an object"),
             (json!({"backend": "vllm"}), "`name` is missing"),
             (json!({"name": "a"}), "`backend` is missing"),
             (json!({"name": {"a": 1}, "backend": "vllm"}), "string"),
@@ -273,14 +327,14 @@ mod tests {
             (json!({"name": "role:x", "backend": "vllm"}), "reserved"),
             (json!({"name": "a", "backend": "x", "backend_config": {"port": 99999}}), "65535"),
         ] {
-            let error = Entry::parse(&value).unwrap_err();
+            let error = parse(&value).unwrap_err();
             assert!(error.contains(why), "{value}: {error}");
         }
     }
 
     #[test]
     fn odd_values_of_fields_that_nothing_depends_on_cost_no_model() {
-        let entry = Entry::parse(&json!({
+        let entry = parse(&json!({
             "name": "a", "backend": "gguf", "backend_config": {"port": "None"}, "metadata": [],
             "downloaded_at": 1_700_000_000, "quantization": 4, "display_name": true,
             "model_aliases": ["x", 7, {}, null]
@@ -292,7 +346,7 @@ mod tests {
 
     #[test]
     fn testing_and_deprecated_are_read_in_every_spelling() {
-        let entry = Entry::parse(&json!({
+        let entry = parse(&json!({
             "name": "a", "backend": "vllm", "deprecated": "true", "metadata": {"testing": {"enabled": true}}
         }))
         .unwrap();

@@ -1,17 +1,19 @@
 //! The models that the proxy knows: entries, how they are found by name, and where they live.
 //!
-//! Owns: reading entries with all their sloppiness ([`entry`]), the immutable [`Snapshot`] with
+//! Owns: layers and their merging ([`layers`]), reading entries with all their sloppiness ([`entry`]), the immutable [`Snapshot`] with
 //! its name index ([`resolve`]), backend addresses ([`endpoint`]) and the model list
 //! ([`listing`]). Must never do: read files or watch them; the `RegistryActor` brings the text.
 
 pub mod capabilities;
 pub mod endpoint;
 pub mod entry;
+pub mod layers;
 pub mod listing;
 pub mod resolve;
+pub mod schema;
 mod snapshot;
 mod truth;
 
 pub use endpoint::{Endpoint, EndpointRules, Placement};
 pub use entry::Entry;
-pub use snapshot::{LoadError, Problem, Snapshot};
+pub use snapshot::{LoadError, Problem, Rules, Snapshot};

@@ -1,29 +1,27 @@
 //! One immutable view of the registry: what requests are answered by from start to end.
 //!
-//! Owns: loading a file's text into entries, skipping and reporting bad ones. Must never do:
-//! change after it was built.
+//! Owns: merged entries as typed ones, skipping and reporting bad ones. Must never do: change
+//! after it was built.
 
-use std::collections::HashMap;
-
+use serde::Serialize;
 use serde_json::Value;
 
 use super::endpoint::{EndpointRules, Placement};
 use super::entry::{Entry, is_reserved};
+use super::layers::{self, Layer, LayerFile, Merged, Place};
 use super::resolve::{self, Index};
 use crate::error::{ApiError, Code};
 
-/// The file as a whole could not be read as a registry.
+/// A layer as a whole could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// Not JSON.
-    #[error("{file}:{line}:{column}: {message}")]
+    #[error("{place}: {message}{}", entry.as_ref().map_or(String::new(), |e| format!(" (in or behind entry {e:?})")))]
     Syntax {
-        /// The file's name.
-        file: String,
-        /// Counted from 1.
-        line: usize,
-        /// Counted from 1.
-        column: usize,
+        /// Where the parser stopped.
+        place: Place,
+        /// The last name before that place.
+        entry: Option<String>,
         /// The parser's words.
         message: String,
     },
@@ -36,17 +34,24 @@ pub enum LoadError {
 }
 
 /// An entry that was skipped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: entry {index}{}: {message}", name.as_ref().map_or(String::new(), |n| format!(" ({n:?})")))]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize)]
+#[error("{place}: entry{}: {message}", name.as_ref().map_or(String::new(), |n| format!(" {n:?}")))]
 pub struct Problem {
-    /// The file's name.
-    pub file: String,
-    /// Position in the list, counted from 1.
-    pub index: usize,
+    /// Where it begins.
+    pub place: Place,
     /// The entry's name, where it has one.
     pub name: Option<String>,
     /// What is wrong.
     pub message: String,
+}
+
+/// What a snapshot is built by.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// How addresses are read.
+    pub endpoints: EndpointRules,
+    /// Entries that name profiles, and not this one, are not there. Empty: all are.
+    pub deployment: String,
 }
 
 /// The registry at one moment.
@@ -54,67 +59,63 @@ pub struct Problem {
 pub struct Snapshot {
     entries: Vec<Entry>,
     placements: Vec<Placement>,
+    layers: Vec<Vec<Layer>>,
     index: Index,
     problems: Vec<Problem>,
 }
 
 impl Snapshot {
-    /// Reads the text of `file`.
-    pub fn load(file: &str, text: &[u8], rules: &EndpointRules) -> Result<Snapshot, LoadError> {
-        // Editors on other systems begin files with a byte order mark.
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let value: Value = serde_json::from_slice(text).map_err(|e| LoadError::Syntax {
-            file: file.to_owned(),
-            line: e.line(),
-            column: e.column(),
-            message: e.to_string(),
-        })?;
-        let Value::Array(list) = value else {
-            return Err(LoadError::NotAList { file: file.to_owned() });
-        };
-        Ok(Self::from_list(file, &list, rules))
-    }
-
-    fn from_list(file: &str, list: &[Value], rules: &EndpointRules) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        for (position, value) in list.iter().enumerate() {
-            let read = Entry::parse(value).and_then(|entry| {
-                if let Some(first) = seen.insert(entry.name.clone(), position + 1) {
-                    return Err(format!("entry {first} has the same name; the first one counts"));
-                }
-                let placement = Placement::of(&entry, rules)?;
-                Ok((entry, placement))
-            });
-            match read {
-                Ok((entry, placement)) => {
-                    snapshot.entries.push(entry);
-                    snapshot.placements.push(placement);
-                }
-                Err(message) => snapshot.problems.push(Problem {
-                    file: file.to_owned(),
-                    index: position + 1,
-                    name: value.get("name").and_then(Value::as_str).map(str::to_owned),
-                    message,
-                }),
-            }
+    /// Builds the view of two layers; also answers the merged list, to be materialised.
+    pub fn build(curated: LayerFile, discovered: LayerFile, rules: &Rules) -> (Self, Vec<Merged>) {
+        let merged = layers::merge(curated.entries, discovered.entries);
+        let problems = [curated.problems, discovered.problems].concat();
+        let mut snapshot = Snapshot { problems, ..Snapshot::default() };
+        for item in &merged {
+            snapshot.add(item, rules);
         }
         snapshot.index = Index::build(&snapshot.entries);
-        snapshot
+        (snapshot, merged)
     }
 
-    /// All entries in file order.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn add(&mut self, merged: &Merged, rules: &Rules) {
+        let read = Entry::parse(&merged.value).and_then(|entry| {
+            let placement = Placement::of(&entry, &rules.endpoints)?;
+            Ok((entry, placement))
+        });
+        match read {
+            Ok((entry, _)) if !entry.belongs_to(&rules.deployment) => {}
+            Ok((entry, placement)) => {
+                self.entries.push(entry);
+                self.placements.push(placement);
+                self.layers.push(merged.layers.clone());
+            }
+            Err(message) => self.problems.push(Problem {
+                place: merged.place.clone(),
+                name: merged.value.get("name").and_then(Value::as_str).map(str::to_owned),
+                message,
+            }),
+        }
     }
 
-    /// Entries that were skipped, and why.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
+    /// Reads one text as the only layer; for tests and single files.
+    pub fn load(file: &str, text: &[u8], rules: &EndpointRules) -> Result<Snapshot, LoadError> {
+        let layer = layers::read_layer(file, text)?;
+        let rules = Rules { endpoints: rules.clone(), deployment: String::new() };
+        Ok(Self::build(layer, LayerFile::default(), &rules).0)
     }
 
-    /// Finds the entry that `name` means, and where it lives.
-    pub fn resolve(&self, name: &str) -> Result<(&Entry, &Placement), ApiError> {
+    /// The layers that an entry came from.
+    pub fn layers(&self, position: usize) -> &[Layer] {
+        &self.layers[position]
+    }
+
+    /// Where an entry lives.
+    pub fn placement(&self, position: usize) -> &Placement {
+        &self.placements[position]
+    }
+
+    /// The position of the entry that `name` means, as [`Snapshot::resolve`] finds it.
+    pub fn position(&self, name: &str) -> Result<usize, ApiError> {
         if is_reserved(name) {
             return Err(reserved(name));
         }
@@ -130,7 +131,23 @@ impl Snapshot {
                 found.iter().map(|i| self.entries[*i].name.as_str()).collect();
             return Err(resolve::ambiguous(name, &candidates));
         }
-        Ok((&self.entries[best], &self.placements[best]))
+        Ok(best)
+    }
+
+    /// All entries in file order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Entries that were skipped, and why.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Finds the entry that `name` means, and where it lives.
+    pub fn resolve(&self, name: &str) -> Result<(&Entry, &Placement), ApiError> {
+        let position = self.position(name)?;
+        Ok((&self.entries[position], &self.placements[position]))
     }
 
     /// What an entry really is at its backend: two entries of one target are one model.

@@ -1,0 +1,119 @@
+//! Hearing that the registry may have changed.
+//!
+//! Owns: the kernel watch on the registry directory and on the one above it (the directory itself
+//! may be replaced). Must never do: read the files, or believe an event: every event is only a
+//! reason to look. A watch on a file would be dead after the first editor's rename, so
+//! directories are watched.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use actix::{Message, Recipient};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::files::MERGED;
+
+/// Something may have changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Changed;
+
+/// See the module.
+pub(super) struct Watch {
+    dir: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    /// The directory that is watched, so that a new one of the same name is noticed.
+    inode: Option<u64>,
+    hears: Recipient<Changed>,
+}
+
+impl Watch {
+    /// A watch that is not armed yet.
+    pub(super) fn new(dir: &Path, hears: Recipient<Changed>) -> Self {
+        // Events name absolute paths, and a relative one has no parent to watch.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Watch { dir, watcher: None, inode: None, hears }
+    }
+
+    /// Arms the watch, or arms it anew if the directory is another one. Where the kernel cannot
+    /// watch, the regular look at the files has to do.
+    pub(super) fn rearm(&mut self) {
+        let inode = std::fs::metadata(&self.dir).ok().map(|meta| meta.ino());
+        if self.watcher.is_some() && inode == self.inode {
+            return;
+        }
+        self.inode = inode;
+        match self.arm() {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => {
+                self.watcher = None;
+                tracing::warn!(%error, dir = %self.dir.display(), "the registry is not watched, only looked at now and then");
+            }
+        }
+    }
+
+    fn arm(&self) -> notify::Result<RecommendedWatcher> {
+        let (dir, hears) = (self.dir.clone(), self.hears.clone());
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // An error (a queue that overflowed) is a reason to look as well.
+            if event.is_ok_and(|event| !concerns(&event, &dir)) {
+                return;
+            }
+            // One waiting look is enough; a mailbox that is full holds one.
+            let _ = hears.try_send(Changed);
+        })?;
+        if let Some(parent) = self.dir.parent() {
+            watcher.watch(parent, RecursiveMode::NonRecursive)?;
+        }
+        if self.inode.is_some() {
+            watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    }
+}
+
+/// Whether an event can mean that a layer changed. Reading a file makes events too, and so does
+/// the merged file that we write: neither may lead to a reload, or there would be no end of them.
+fn concerns(event: &Event, dir: &Path) -> bool {
+    let reading = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+        EventKind::Access(_) => true,
+        _ => false,
+    };
+    !reading
+        && event
+            .paths
+            .iter()
+            .any(|path| path == dir || (path.parent() == Some(dir) && !is_ours(path)))
+}
+
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == MERGED || name.ends_with(".json.new")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, ModifyKind};
+
+    #[test]
+    fn only_what_can_change_a_layer_is_a_reason_to_look() {
+        let dir = Path::new("/r/configs");
+        let concerned =
+            |kind: EventKind, path: &str| concerns(&Event::new(kind).add_path(path.into()), dir);
+        let create = EventKind::Create(CreateKind::Any);
+        let modify = EventKind::Modify(ModifyKind::Any);
+        let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert!(concerned(create, "/r/configs/model_registry.curated.json"));
+        assert!(concerned(create, "/r/configs/..data"), "config maps swap a link");
+        assert!(concerned(written, "/r/configs/model_registry.curated.json"));
+        assert!(concerned(create, "/r/configs"), "the directory itself");
+        assert!(!concerned(open, "/r/configs/model_registry.curated.json"));
+        assert!(!concerned(modify, "/r/configs/model_registry.json"), "our own file");
+        assert!(!concerned(create, "/r/configs/model_registry.json.new"));
+        assert!(!concerned(modify, "/r/other"));
+    }
+}
