@@ -85,6 +85,15 @@ pub struct Extensions {
     schema_version: u32,
 }
 
+/// What items are made from, besides their entries.
+struct Places<'a> {
+    rules: &'a ListingRules,
+    times: LayerTimes,
+    /// The names in the template directory.
+    by_name: HashSet<String>,
+    disk: &'a dyn Disk,
+}
+
 /// The list, and every entry's line by its position in the snapshot.
 #[derive(Debug, Default)]
 pub struct Listing {
@@ -100,6 +109,9 @@ impl Snapshot {
         let installed: Vec<bool> =
             (0..self.entries().len()).map(|i| self.is_installed(i, disk)).collect();
         let shown = self.shown(rules, &installed);
+        // One look into the directory instead of one for each entry: that is thousands.
+        let by_name: HashSet<String> = disk.names(&rules.template_dir).into_iter().collect();
+        let places = Places { rules, times, by_name, disk };
         let mut uses: HashMap<&str, usize> = HashMap::new();
         for position in &shown {
             *uses.entry(self.entries()[*position].display()).or_default() += 1;
@@ -107,7 +119,7 @@ impl Snapshot {
         let items: Vec<Item> = (0..self.entries().len())
             .map(|i| {
                 let clash = uses.get(self.entries()[i].display()).is_some_and(|n| *n > 1);
-                self.item(i, clash, installed[i], rules, times, disk)
+                self.item(i, clash, installed[i], &places)
             })
             .collect();
         let mut shown = shown;
@@ -143,18 +155,11 @@ impl Snapshot {
         named.any(|path| disk.exists(Path::new(path)))
     }
 
-    fn item(
-        &self,
-        position: usize,
-        clash: bool,
-        installed: bool,
-        rules: &ListingRules,
-        times: LayerTimes,
-        disk: &dyn Disk,
-    ) -> Item {
+    fn item(&self, position: usize, clash: bool, installed: bool, places: &Places<'_>) -> Item {
+        let Places { rules, times, .. } = places;
         let entry = &self.entries()[position];
         let id = if clash { entry.name.clone() } else { entry.display().to_owned() };
-        let templates = templates(entry, &rules.template_dir, disk);
+        let templates = templates(entry, places);
         let decoration =
             |value: &Option<String>| value.clone().filter(|_| !rules.suppress_decorations);
         let written = match self.layers(position).first() {
@@ -212,14 +217,13 @@ fn modalities(entry: &Entry) -> Vec<&'static str> {
 }
 
 /// SPEC 5.1's places, best first: the named file, those beside the model, the template directory.
-fn templates(entry: &Entry, template_dir: &Path, disk: &dyn Disk) -> Vec<String> {
+fn templates(entry: &Entry, places: &Places<'_>) -> Vec<String> {
+    let (template_dir, disk) = (&places.rules.template_dir, places.disk);
     if entry.chat_template.source.as_deref() == Some("none") {
         return Vec::new();
     }
     let mut found = Vec::new();
     let named = entry.chat_template.path.as_ref().map(|path| template_dir.join(path));
-    let by_name =
-        safe_file_name(&entry.name).map(|name| template_dir.join(format!("{name}.jinja")));
     found.extend(named.into_iter().filter(|path| disk.exists(path)));
     if let Some(dir) = &entry.download_path {
         let is_template = |name: &String| {
@@ -231,18 +235,18 @@ fn templates(entry: &Entry, template_dir: &Path, disk: &dyn Disk) -> Vec<String>
         names.sort();
         found.extend(names.iter().map(|name| Path::new(dir).join(name)));
     }
-    found.extend(by_name.filter(|path| !found.contains(path) && disk.exists(path)));
+    let by_name = format!("{}.jinja", entry.name);
+    if places.by_name.contains(&by_name) {
+        let path = template_dir.join(by_name);
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
     let mut shown: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
     if shown.is_empty() && entry.chat_template.source.as_deref() == Some("embedded") {
         shown.push("embedded".to_owned());
     }
     shown
-}
-
-/// Names never become paths unchecked (SPEC 10).
-fn safe_file_name(name: &str) -> Option<&str> {
-    let plain = !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
-    plain.then_some(name)
 }
 
 /// Times as tools write them: RFC 3339, or the same without a zone, which then is UTC.
@@ -380,11 +384,5 @@ mod tests {
         let items =
             list(&json!([{"name": "a", "backend": "gguf"}]), &ListingRules::default(), &Paths(&[]));
         assert_eq!(items[0].created, 7);
-    }
-
-    #[test]
-    fn a_name_never_becomes_a_path() {
-        assert_eq!(safe_file_name("../x"), None);
-        assert_eq!(safe_file_name("a b"), Some("a b"));
     }
 }
