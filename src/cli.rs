@@ -60,7 +60,7 @@ pub(crate) fn run() -> ExitCode {
     match cli.program.unwrap_or(Program::Serve) {
         Program::Serve => serve_program(),
         Program::Demo { once } => {
-            start_log("warn");
+            start_log("warn,notify=error");
             demo::run(once)
         }
         Program::CheckConfig => check::check_config(),
@@ -74,7 +74,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn serve_program() -> ExitCode {
-    start_log("info");
+    start_log("info,notify=error");
     let loaded = match settings::from_process() {
         Ok(loaded) => loaded,
         Err(problems) => {

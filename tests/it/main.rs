@@ -20,6 +20,7 @@ mod front;
 mod heartbeats;
 mod load;
 mod log;
+mod registry;
 mod shutdown;
 mod slow;
 mod startup;

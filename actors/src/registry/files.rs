@@ -142,6 +142,18 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
+/// Like [`replace`], but never over a file that somebody has made meanwhile.
+fn create(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    fs::write(&beside, text)?;
+    let linked = fs::hard_link(&beside, path);
+    fs::remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
 /// Where the hash of our own file is kept: one file for each registry directory.
 fn memory(settings: &RegistrySettings) -> PathBuf {
     let dir = fs::canonicalize(&settings.dir).unwrap_or_else(|_| settings.dir.clone());
@@ -182,8 +194,8 @@ fn split_old_file(settings: &RegistrySettings) -> Result<bool, RegistryError> {
     let fail = |error: io::Error| io_error(&path, &error);
     // The discovered layer first: as long as it stands alone, the curated one is still the old file's.
     fs::copy(&path, settings.dir.join(BACKUP)).map_err(fail)?;
-    replace(&settings.dir.join(DISCOVERED), discovered.as_bytes()).map_err(fail)?;
-    replace(&settings.dir.join(CURATED), curated.as_bytes()).map_err(fail)?;
+    create(&settings.dir.join(DISCOVERED), discovered.as_bytes()).map_err(fail)?;
+    create(&settings.dir.join(CURATED), curated.as_bytes()).map_err(fail)?;
     tracing::info!(file = %path.display(), backup = BACKUP, "an old registry was split into its layers");
     Ok(true)
 }

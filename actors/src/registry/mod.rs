@@ -14,7 +14,7 @@ mod files;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::{
@@ -152,15 +152,18 @@ enum Found {
     /// Nothing new.
     Same,
     /// Something new, good or bad.
-    New(Box<(Fingerprint, Result<View, RegistryError>)>),
+    New(Box<(Option<Fingerprint>, Result<View, RegistryError>)>),
 }
 
-/// One look at the files; blocking.
+/// One look at the files; blocking. One at a time: a look also writes, and between the steps of
+/// one another would take our merged file for a user's old single file.
 fn look(settings: &RegistrySettings, known: Option<&Fingerprint>) -> Found {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begin = Instant::now();
     let texts = match files::read(settings) {
         Ok(texts) => texts,
-        Err(error) => return Found::New(Box::new((Fingerprint::default(), Err(error)))),
+        Err(error) => return Found::New(Box::new((None, Err(error)))),
     };
     if known == Some(&texts.fingerprint) {
         return Found::Same;
@@ -170,7 +173,7 @@ fn look(settings: &RegistrySettings, known: Option<&Fingerprint>) -> Found {
         files::write_merged(settings, &merged);
         view
     });
-    Found::New(Box::new((texts.fingerprint, built)))
+    Found::New(Box::new((Some(texts.fingerprint), built)))
 }
 
 /// See the module.
@@ -217,7 +220,11 @@ impl RegistryActor {
         let outcome = match found {
             Found::New(new) if !stale => {
                 let (fingerprint, outcome) = *new;
-                self.known = Some(fingerprint);
+                let same = matches!(&outcome, Err(e) if self.view.load().error.as_ref() == Some(e));
+                if same && fingerprint.is_none() {
+                    return outcome.map(|_| 0); // still unreadable: no news
+                }
+                self.known = fingerprint;
                 outcome
             }
             Found::New(_) | Found::Same => {

@@ -7,6 +7,8 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::{Message, Recipient};
 use notify::event::{AccessKind, AccessMode};
@@ -26,6 +28,8 @@ pub(super) struct Watch {
     /// The directory that is watched, so that a new one of the same name is noticed.
     inode: Option<u64>,
     hears: Recipient<Changed>,
+    /// The directory was made, removed or renamed: a number of an inode is used again.
+    replaced: Arc<AtomicBool>,
 }
 
 impl Watch {
@@ -33,14 +37,15 @@ impl Watch {
     pub(super) fn new(dir: &Path, hears: Recipient<Changed>) -> Self {
         // Events name absolute paths, and a relative one has no parent to watch.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        Watch { dir, watcher: None, inode: None, hears }
+        Watch { dir, watcher: None, inode: None, hears, replaced: Arc::default() }
     }
 
     /// Arms the watch, or arms it anew if the directory is another one. Where the kernel cannot
     /// watch, the regular look at the files has to do.
     pub(super) fn rearm(&mut self) {
+        let replaced = self.replaced.swap(false, Ordering::SeqCst);
         let inode = std::fs::metadata(&self.dir).ok().map(|meta| meta.ino());
-        if self.watcher.is_some() && inode == self.inode {
+        if self.watcher.is_some() && !replaced && inode == self.inode {
             return;
         }
         self.inode = inode;
@@ -55,7 +60,11 @@ impl Watch {
 
     fn arm(&self) -> notify::Result<RecommendedWatcher> {
         let (dir, hears) = (self.dir.clone(), self.hears.clone());
+        let replaced = self.replaced.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, |event| replaces(event, &dir)) {
+                replaced.store(true, Ordering::SeqCst);
+            }
             // An error (a queue that overflowed) is a reason to look as well.
             if event.is_ok_and(|event| !concerns(&event, &dir)) {
                 return;
@@ -86,6 +95,14 @@ fn concerns(event: &Event, dir: &Path) -> bool {
             .paths
             .iter()
             .any(|path| path == dir || (path.parent() == Some(dir) && !is_ours(path)))
+}
+
+fn replaces(event: &Event, dir: &Path) -> bool {
+    use notify::event::ModifyKind;
+    matches!(
+        event.kind,
+        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    ) && event.paths.iter().any(|path| path == dir)
 }
 
 fn is_ours(path: &Path) -> bool {

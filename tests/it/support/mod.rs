@@ -2,6 +2,8 @@
 
 pub mod client;
 pub mod daemon;
+pub mod edits;
+pub mod expected;
 pub mod gate;
 pub mod sse;
 pub mod upstream;
