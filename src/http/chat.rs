@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::body::NoBody;
 use super::front::Identity;
 use super::state::AppState;
-use super::stream::{StreamBody, WholeBody};
+use super::stream::{self, StreamBody, WholeBody};
 use super::{body, error};
 use crate::life::Running;
 
@@ -66,7 +66,7 @@ pub(super) async fn completions(
     });
     match answer.await.map(SendWrapper::take) {
         Ok(Answer::Whole(answer)) => whole(answer, running),
-        Ok(Answer::Stream(answer)) => stream(answer, running),
+        Ok(Answer::Stream(answer)) => streamed(answer, running),
         Ok(Answer::Refused(refusal)) => error::respond(&refusal),
         // The request's task died; its transcript has told the log.
         Err(_) => {
@@ -95,10 +95,14 @@ fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
         builder.content_type(answer.content_type);
     }
     name_model(&mut builder, &answer.model);
+    // A small answer leaves with its head in one piece, before anything could ask for it.
+    if answer.body.len() <= stream::PIECE {
+        return builder.body(answer.body);
+    }
     builder.body(WholeBody::new(answer.body, running))
 }
 
-fn stream(answer: StreamAnswer, running: Running) -> HttpResponse {
+fn streamed(answer: StreamAnswer, running: Running) -> HttpResponse {
     let mut builder = HttpResponse::Ok();
     builder
         .content_type("text/event-stream")

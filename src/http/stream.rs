@@ -66,7 +66,7 @@ pub(super) struct WholeBody {
 
 /// actix-web copies a piece into its write buffer whole; in small ones the buffer's own limit
 /// bounds what a slow client makes us hold twice.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 impl WholeBody {
     pub(super) fn new(bytes: Bytes, running: Running) -> Self {
