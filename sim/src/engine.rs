@@ -1,18 +1,17 @@
-//! Owns the two ways to run an engine: on a thread of its own, and as a process.
+//! Owns an engine that is embedded in another program, on a thread of its own.
 //!
-//! Must never read a request.
+//! Must never read a request, nor do anything to the process that it lives in.
 
-use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::options::{Command, HELP, Options};
+use crate::life::Life;
+use crate::options::Options;
 use crate::routes::Core;
 use crate::server;
 use crate::stats::Stats;
@@ -24,7 +23,7 @@ pub struct Engine;
 impl Engine {
     /// Starts an engine on a thread of its own; it listens when this returns.
     pub fn start(options: Options) -> io::Result<Handle> {
-        let core = server::core(options);
+        let core = server::core(options, Life::new(None), None);
         let (ready_tx, ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let shared = Arc::clone(&core);
@@ -46,7 +45,7 @@ fn on_thread(
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     runtime()?.block_on(async {
-        let listener = server::bind(&core.options).await?;
+        let listener = server::listen(server::bind(&core.options).await?)?;
         let _ = ready.send(Ok(listener.local_addr()?));
         drop(ready);
         tokio::select! {
@@ -57,7 +56,7 @@ fn on_thread(
     })
 }
 
-fn runtime() -> io::Result<Runtime> {
+pub(crate) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
@@ -99,43 +98,5 @@ impl Drop for Handle {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Runs an engine as a process, with a command line that lacks the program's name.
-///
-/// It prints one line when it listens, and serves until the process is killed.
-pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let options = match Options::from_args(args) {
-        Ok(Command::Help) => return say(&mut io::stdout(), HELP.trim_end()),
-        Ok(Command::Serve(options)) => *options,
-        Err(error) => {
-            say(&mut io::stderr(), &format!("error: {error}"));
-            return ExitCode::from(2);
-        }
-    };
-    match serve(server::core(options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&mut io::stderr(), &format!("OSError: {error}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn serve(core: Arc<Core>) -> io::Result<()> {
-    runtime()?.block_on(async {
-        let listener = server::bind(&core.options).await?;
-        say(&mut io::stdout(), &format!("listening on http://{}", listener.local_addr()?));
-        server::serve(listener, core).await;
-        Ok(())
-    })
-}
-
-/// Writes a line. That nobody reads it is no reason to stop.
-fn say(out: &mut dyn io::Write, line: &str) -> ExitCode {
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
     }
 }

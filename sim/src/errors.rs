@@ -136,6 +136,21 @@ impl ApiError {
         }
     }
 
+    /// 500 for a request whose engine died.
+    pub(crate) fn engine_died() -> Self {
+        Self { status: 500, kind: "InternalServerError", ..Self::bad_request(DIED) }
+    }
+
+    /// 500 for a request that comes when the engine takes no more.
+    pub(crate) fn not_scheduled() -> Self {
+        Self {
+            status: 500,
+            kind: "InternalServerError",
+            unhandled: true,
+            ..Self::bad_request("cannot schedule new futures after shutdown")
+        }
+    }
+
     /// The answer in the form of `/v1/chat/completions`.
     pub(crate) fn reply(&self) -> Reply {
         let body = json!({"error": {
@@ -151,6 +166,9 @@ impl ApiError {
         Reply { vary: !self.unhandled, ..Reply::json(self.status, body.to_string()) }
     }
 }
+
+/// What is said of an engine that died.
+const DIED: &str = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
 
 /// The data of the event with which a stream breaks off when the engine dies under it.
 pub(crate) const DIED_IN_STREAM: &str = "{\"error\": {\"message\": \"EngineCore encountered an \

@@ -1,8 +1,8 @@
 //! A simulated inference engine: it speaks vLLM's HTTP surface, and has faults to order.
 //!
-//! It owns its sockets and the thread it runs on, when it is embedded. It must never load a
-//! model, dial out, or write anywhere but to its sockets and, as a process, one line to the
-//! standard output.
+//! It owns its sockets and the thread it runs on, when it is embedded. As a process it also owns
+//! the children that it was told to have, one line on the standard output, a log on the standard
+//! error, and the journal it was told to keep. It must never load a model or dial out.
 //!
 //! ```
 //! let engine = sim_engine::Engine::start(sim_engine::Options::default())?;
@@ -12,6 +12,7 @@
 //! ```
 
 mod ask;
+mod calendar;
 mod chat;
 mod completions;
 mod engine;
@@ -22,10 +23,12 @@ mod head;
 mod http;
 mod ids;
 mod images;
+mod life;
 mod logprobs;
 mod messages;
 mod metrics;
 mod options;
+mod process;
 mod responses;
 mod routes;
 mod script;
@@ -35,7 +38,8 @@ mod stream;
 mod tokens;
 mod wire;
 
-pub use engine::{Engine, Handle, run};
+pub use engine::{Engine, Handle};
 pub use fault::{Cut, Fault, Framing, How, ReasoningField};
 pub use options::{ArgsError, Command, Options};
+pub use process::{Habits, run};
 pub use stats::Stats;

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use serde::Deserialize;
 
 use crate::fault::Fault;
+use crate::process::Habits;
 
 /// Text of `--help`.
 pub(crate) const HELP: &str = include_str!("help.txt");
@@ -37,6 +38,10 @@ pub struct Options {
     pub sleep_mode: bool,
     /// What each request has as faults unless it says otherwise.
     pub fault: Fault,
+    /// The status of `/health`.
+    pub health: u16,
+    /// What `/v1/models` lists instead of the served names.
+    pub wrong_id: Option<String>,
     /// The command line, told at `/sim/argv`.
     pub argv: Vec<String>,
 }
@@ -56,6 +61,8 @@ impl Default for Options {
             images: None,
             sleep_mode: false,
             fault: Fault::default(),
+            health: 200,
+            wrong_id: None,
             argv: Vec::new(),
         }
     }
@@ -67,6 +74,9 @@ pub enum ArgsError {
     /// The flag needs a value and has none.
     #[error("argument {0}: expected one argument")]
     NoValue(String),
+    /// A flag of this engine's own that it does not have. Those of vLLM are ignored.
+    #[error("unrecognized arguments: {0}")]
+    Unknown(String),
     /// The flag's value was not understood.
     #[error("argument {flag}: invalid value: {value:?} ({problem})")]
     BadValue {
@@ -82,8 +92,8 @@ pub enum ArgsError {
 /// What a command line asks for.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// To serve.
-    Serve(Box<Options>),
+    /// To serve so, and to have such habits as a process.
+    Serve(Box<Options>, Box<Habits>),
     /// To tell its flags.
     Help,
 }
@@ -100,7 +110,8 @@ impl Options {
                 Arg::Flag(flag) => reader.flag(&flag)?,
             }
         }
-        Ok(Command::Serve(Box::new(reader.finish())))
+        let habits = Box::new(std::mem::take(&mut reader.habits));
+        Ok(Command::Serve(Box::new(reader.finish()), habits))
     }
 }
 
@@ -110,20 +121,22 @@ enum Arg {
 }
 
 /// Walks over a command line.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     argv: &'a [String],
     next: usize,
     /// The part behind `=` of the present flag.
     attached: Option<String>,
     model: Option<String>,
     served: Vec<String>,
-    options: Options,
+    pub(crate) options: Options,
+    pub(crate) habits: Habits,
 }
 
 impl<'a> Reader<'a> {
     fn new(argv: &'a [String]) -> Self {
         let options = Options { port: 8000, argv: argv.to_vec(), ..Options::default() };
-        Self { argv, next: 0, attached: None, model: None, served: Vec::new(), options }
+        let (served, habits) = (Vec::new(), Habits::default());
+        Self { argv, next: 0, attached: None, model: None, served, options, habits }
     }
 
     fn next_arg(&mut self) -> Option<Arg> {
@@ -149,6 +162,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What stands behind `=` of the present flag.
+    pub(crate) fn attached(&mut self) -> Option<String> {
+        self.attached.take()
+    }
+
     /// The present flag's value, if there is one.
     fn optional(&mut self) -> Option<String> {
         if let Some(value) = self.attached.take() {
@@ -159,11 +177,11 @@ impl<'a> Reader<'a> {
         Some(value.clone())
     }
 
-    fn value(&mut self, flag: &str) -> Result<String, ArgsError> {
+    pub(crate) fn value(&mut self, flag: &str) -> Result<String, ArgsError> {
         self.optional().ok_or_else(|| ArgsError::NoValue(flag.to_owned()))
     }
 
-    fn parsed<T>(&mut self, flag: &str) -> Result<T, ArgsError>
+    pub(crate) fn parsed<T>(&mut self, flag: &str) -> Result<T, ArgsError>
     where
         T: std::str::FromStr<Err: std::fmt::Display>,
     {
@@ -189,6 +207,8 @@ impl<'a> Reader<'a> {
                 let fault = serde_json::from_str(&value).map_err(|e| bad(flag, &value, &e))?;
                 self.options.fault = fault;
             }
+            _ if self.habit(flag)? => {}
+            _ if flag.starts_with("--sim-") => return Err(ArgsError::Unknown(flag.to_owned())),
             _ => {
                 // Not known here: whatever stands behind it is taken for its value.
                 if !SWITCHES.contains(&flag) {
@@ -266,7 +286,7 @@ const SWITCHES: [&str; 16] = [
     "--disable-custom-all-reduce",
 ];
 
-fn bad(flag: &str, value: &str, problem: &dyn std::fmt::Display) -> ArgsError {
+pub(crate) fn bad(flag: &str, value: &str, problem: &dyn std::fmt::Display) -> ArgsError {
     ArgsError::BadValue {
         flag: flag.to_owned(),
         value: value.to_owned(),
@@ -281,7 +301,7 @@ mod tests {
 
     fn serve(line: &str) -> Options {
         match Options::from_args(line.split(' ').filter(|w| !w.is_empty()).map(Into::into)) {
-            Ok(Command::Serve(options)) => *options,
+            Ok(Command::Serve(options, _)) => *options,
             other => panic!("{line}: {other:?}"),
         }
     }

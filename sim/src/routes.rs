@@ -13,7 +13,9 @@ use crate::errors::{self, ApiError};
 use crate::fault::Fault;
 use crate::generate::{Generation, generate};
 use crate::http::Head;
+use crate::life::{End, Life, State};
 use crate::options::Options;
+use crate::process::{self, Family};
 use crate::stats::{Counters, Going};
 use crate::stream::{self, Format, pause};
 use crate::wire::{Reply, Stop, Wire};
@@ -26,6 +28,10 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     /// The level of sleep; 0 is awake.
     pub(crate) sleep: watch::Sender<u8>,
+    /// Whether the engine lives.
+    pub(crate) life: Life,
+    /// The processes of the engine, if it is one.
+    pub(crate) family: Option<Family>,
 }
 
 /// A route that answers a POST with a JSON body.
@@ -46,7 +52,7 @@ enum Post {
 /// A route that answers a GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Get {
-    Nothing,
+    Health,
     Models,
     Version,
     Load,
@@ -54,6 +60,8 @@ enum Get {
     IsSleeping,
     Argv,
     Stats,
+    Env,
+    Process,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +72,11 @@ enum Route {
     Both(Get),
 }
 
-fn route(path: &str, options: &Options) -> Option<Route> {
+fn route(path: &str, core: &Core) -> Option<Route> {
+    let options = &core.options;
     Some(match path {
-        "/health" => Route::Get(Get::Nothing),
-        "/ping" => Route::Both(Get::Nothing),
+        "/health" => Route::Get(Get::Health),
+        "/ping" => Route::Both(Get::Health),
         "/v1/models" => Route::Get(Get::Models),
         "/version" => Route::Get(Get::Version),
         "/load" => Route::Get(Get::Load),
@@ -84,6 +93,9 @@ fn route(path: &str, options: &Options) -> Option<Route> {
         "/wake_up" if options.sleep_mode => Route::Post(Post::WakeUp),
         "/sim/argv" => Route::Get(Get::Argv),
         "/sim/stats" => Route::Get(Get::Stats),
+        // An embedded engine tells nothing of the program around it.
+        "/sim/env" if core.family.is_some() => Route::Get(Get::Env),
+        "/sim/process" if core.family.is_some() => Route::Get(Get::Process),
         "/sim/reset" => Route::Post(Post::Reset),
         _ => return None,
     })
@@ -96,7 +108,7 @@ pub(crate) async fn answer(
     body: &Bytes,
     wire: &mut Wire,
 ) -> Result<(), Stop> {
-    let Some(route) = route(&head.path, &core.options) else {
+    let Some(route) = route(&head.path, core) else {
         return wire.reply(&errors::not_found()).await;
     };
     match (route, head.method.as_str()) {
@@ -124,7 +136,8 @@ pub(crate) async fn answer(
 
 fn get_reply(core: &Core, get: Get) -> Reply {
     let body = match get {
-        Get::Nothing => return Reply::empty(200),
+        Get::Health if core.life.state() == State::Dead => return Reply::empty(503),
+        Get::Health => return Reply::empty(core.options.health),
         Get::Models => models(&core.options),
         Get::Version => json!({"version": "0.32.0"}),
         Get::Load => json!({"server_load": core.counters.running.load(Relaxed)}),
@@ -132,6 +145,8 @@ fn get_reply(core: &Core, get: Get) -> Reply {
         Get::IsSleeping => json!({"is_sleeping": *core.sleep.borrow() > 0}),
         Get::Argv => json!(core.options.argv),
         Get::Stats => json!(core.counters.snapshot()),
+        Get::Env => process::environment(),
+        Get::Process => json!(core.family.as_ref().map(Family::tell)),
     };
     Reply::json(200, body.to_string())
 }
@@ -151,7 +166,11 @@ fn models(options: &Options) -> Value {
             }],
         })
     };
-    json!({"object": "list", "data": options.served.iter().map(model).collect::<Vec<_>>()})
+    let data: Vec<Value> = match &options.wrong_id {
+        Some(wrong) => vec![model(wrong)],
+        None => options.served.iter().map(model).collect(),
+    };
+    json!({"object": "list", "data": data})
 }
 
 fn sleep(core: &Core, query: &str) -> Reply {
@@ -178,11 +197,15 @@ async fn infer(
         Err(error) => return wire.reply(&refuse(&error)).await,
     };
     wire.arm(&fault);
+    if let Err(error) = due(core, &fault).await {
+        return wire.reply(&refuse(&error)).await;
+    }
     if let Some(result) = replaced(&fault, wire).await {
         return result;
     }
-    // An engine that sleeps takes the request and says nothing until it is woken.
-    let _ = core.sleep.subscribe().wait_for(|&level| level == 0).await;
+    if let Err(error) = awake(core).await {
+        return wire.reply(&refuse(&error)).await;
+    }
     let (options, unary) = (&core.options, fault.clone());
     let result = match post {
         Post::Chat => return chat_or(core, wire, Ask::chat(&body, options, fault), refuse).await,
@@ -195,6 +218,44 @@ async fn infer(
     };
     pause(unary.delay_unary_ms).await;
     wire.reply(&result.unwrap_or_else(|error| refuse(&error))).await
+}
+
+/// Waits until an answer may begin.
+async fn due(core: &Core, fault: &Fault) -> Result<(), ApiError> {
+    if core.life.state() == State::Draining {
+        return Err(ApiError::not_scheduled());
+    }
+    let begin = async {
+        if fault.hang_before_head == Some(true) {
+            std::future::pending::<()>().await;
+        }
+        pause(fault.delay_head_ms).await;
+    };
+    unless_ended(core, begin).await
+}
+
+/// An engine that sleeps takes the request and says nothing until it is woken.
+async fn awake(core: &Core) -> Result<(), ApiError> {
+    let mut sleep = core.sleep.subscribe();
+    let awake = async {
+        // The sender is the core's own, so that waiting cannot fail.
+        let _ = sleep.wait_for(|&level| level == 0).await;
+    };
+    unless_ended(core, awake).await
+}
+
+/// Waits for `done` or for the engine's end, whichever comes first, and tells the end.
+async fn unless_ended(core: &Core, done: impl Future<Output = ()>) -> Result<(), ApiError> {
+    let mut life = core.life.watch();
+    tokio::select! {
+        () = done => {}
+        _ = life.end() => {}
+    }
+    match core.life.state().end() {
+        None => Ok(()),
+        Some(End::Dead) => Err(ApiError::engine_died()),
+        Some(End::Silent) => std::future::pending().await,
+    }
 }
 
 /// Reads a body, in the order in which the engine refuses it.
@@ -228,10 +289,6 @@ fn place_of(error: &serde_json::Error, body: &[u8]) -> usize {
 
 /// Does those faults that stand in place of the answer.
 async fn replaced(fault: &Fault, wire: &mut Wire) -> Option<Result<(), Stop>> {
-    if fault.hang_before_head == Some(true) {
-        return std::future::pending().await;
-    }
-    pause(fault.delay_head_ms).await;
     if let Some(location) = &fault.redirect {
         let extra = vec![("location", location.clone())];
         return Some(wire.reply(&Reply { extra, ..Reply::empty(307) }).await);
@@ -302,7 +359,7 @@ pub(crate) async fn streamed(
     format: &mut dyn Format,
     answers: &[Generation],
 ) -> Result<(), Stop> {
-    stream::send(wire, &ask.fault, format, answers).await?;
+    stream::send(wire, &ask.fault, &core.life, format, answers).await?;
     count(core, ask, answers);
     Ok(())
 }
@@ -320,7 +377,13 @@ pub(crate) async fn unary(
     let tokens = fault.delay_token_ms.unwrap_or(0).saturating_mul(turns.saturating_sub(1));
     let first = fault.delay_first_ms.unwrap_or(0);
     let own = fault.delay_unary_ms.unwrap_or(0);
-    pause(Some(tokens.saturating_add(first).saturating_add(own))).await;
+    let generated = async {
+        pause(Some(tokens.saturating_add(first).saturating_add(own))).await;
+        core.life.generated(answers.iter().map(|a| a.completion_tokens).sum());
+    };
+    if let Err(error) = unless_ended(core, generated).await {
+        return wire.reply(&error.reply()).await;
+    }
     wire.reply(&Reply::json(200, body().to_string())).await?;
     count(core, ask, answers);
     Ok(())

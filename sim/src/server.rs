@@ -10,7 +10,9 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
 use crate::http::{BadRequest, Head, Reader};
+use crate::life::Life;
 use crate::options::Options;
+use crate::process::Family;
 use crate::routes::{self, Core};
 use crate::stats::{Counters, End, Going};
 use crate::wire::{self, Reply, Stop, Wire};
@@ -18,32 +20,37 @@ use crate::wire::{self, Reply, Stop, Wire};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 2048;
 
-/// Binds the address that the options name.
-pub(crate) async fn bind(options: &Options) -> io::Result<TcpListener> {
+/// Binds the address that the options name. Nothing listens yet: connections are refused.
+pub(crate) async fn bind(options: &Options) -> io::Result<TcpSocket> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for addr in lookup_host((options.host.as_str(), options.port)).await? {
         match bind_to(addr) {
-            Ok(listener) => return Ok(listener),
+            Ok(socket) => return Ok(socket),
             Err(e) => last = e,
         }
     }
     Err(last)
 }
 
-fn bind_to(addr: SocketAddr) -> io::Result<TcpListener> {
+fn bind_to(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Listens at an address that was bound.
+pub(crate) fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Makes an engine of its options.
-pub(crate) fn core(mut options: Options) -> Arc<Core> {
+/// Makes an engine of its options; `family` is there if it is a process.
+pub(crate) fn core(mut options: Options, life: Life, family: Option<Family>) -> Arc<Core> {
     if options.served.is_empty() {
         options.served = Options::default().served;
     }
     let sleep = tokio::sync::watch::Sender::new(0);
-    Arc::new(Core { options, counters: Counters::default(), sleep })
+    Arc::new(Core { options, counters: Counters::default(), sleep, life, family })
 }
 
 /// Serves for ever.

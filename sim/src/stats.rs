@@ -124,6 +124,11 @@ impl Counters {
         };
     }
 
+    /// How many requests are being answered.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
     /// How many clients went away.
     pub(crate) fn aborted(&self) -> u64 {
         self.aborted.load(Relaxed)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::errors::DIED_IN_STREAM;
 use crate::fault::{Fault, How};
 use crate::generate::{Generation, Step};
+use crate::life::{End, Life, Watch};
 use crate::wire::{Stop, Wire};
 
 /// One event of a stream.
@@ -40,10 +41,11 @@ pub(crate) trait Format: Send {
 pub(crate) async fn send(
     wire: &mut Wire,
     fault: &Fault,
+    life: &Life,
     format: &mut dyn Format,
     answers: &[Generation],
 ) -> Result<(), Stop> {
-    match Stream::new(wire, fault).run(format, answers).await {
+    match Stream::new(wire, fault, life).run(format, answers).await {
         Err(Stop::Ended) => Ok(()),
         other => other,
     }
@@ -59,6 +61,8 @@ pub(crate) async fn pause(ms: Option<u64>) {
 struct Stream<'a> {
     wire: &'a mut Wire,
     fault: &'a Fault,
+    life: &'a Life,
+    watch: Watch,
     /// Events that wait for their write.
     pending: Vec<u8>,
     waiting: u64,
@@ -68,8 +72,9 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(wire: &'a mut Wire, fault: &'a Fault) -> Self {
-        Self { wire, fault, pending: Vec::with_capacity(512), waiting: 0, count: 0, has_done: true }
+    fn new(wire: &'a mut Wire, fault: &'a Fault, life: &'a Life) -> Self {
+        let (watch, pending) = (life.watch(), Vec::with_capacity(512));
+        Self { wire, fault, life, watch, pending, waiting: 0, count: 0, has_done: true }
     }
 
     async fn run(&mut self, format: &mut dyn Format, answers: &[Generation]) -> Result<(), Stop> {
@@ -80,7 +85,7 @@ impl<'a> Stream<'a> {
             return self.wire.end_stream().await;
         }
         self.due().await?;
-        pause(self.fault.silent_before_role_ms).await;
+        self.pause(self.fault.silent_before_role_ms).await?;
         self.all(format.opening()).await?;
         self.steps(format, answers).await?;
         if self.fault.no_finish != Some(true) {
@@ -95,18 +100,20 @@ impl<'a> Stream<'a> {
     async fn steps(&mut self, format: &mut dyn Format, answers: &[Generation]) -> Result<(), Stop> {
         if self.fault.delay_first_ms.is_some() {
             self.flush().await?;
-            pause(self.fault.delay_first_ms).await;
+            self.pause(self.fault.delay_first_ms).await?;
         }
         let turns = answers.iter().map(|a| a.steps.len()).max().unwrap_or(0);
         for turn in 0..turns {
             if turn > 0 {
-                pause(self.fault.delay_token_ms).await;
+                self.pause(self.fault.delay_token_ms).await?;
             }
             for (choice, answer) in answers.iter().enumerate() {
-                let Some(step) = answer.steps.get(turn).filter(|s| s.is_told()) else {
-                    continue;
-                };
-                self.step(format, choice, step).await?;
+                let Some(step) = answer.steps.get(turn) else { continue };
+                if step.is_told() {
+                    self.step(format, choice, step).await?;
+                }
+                let before = turn.checked_sub(1).and_then(|turn| answer.steps.get(turn));
+                self.life.generated(step.total.saturating_sub(before.map_or(0, |s| s.total)));
             }
         }
         Ok(())
@@ -144,6 +151,9 @@ impl<'a> Stream<'a> {
 
     async fn all(&mut self, events: Vec<Event>) -> Result<(), Stop> {
         for event in events {
+            if let Some(end) = self.watch.ended() {
+                return self.break_off(end).await;
+            }
             self.write(&event);
             self.count += 1;
             self.waiting += 1;
@@ -164,22 +174,46 @@ impl<'a> Stream<'a> {
         }
         if self.fault.hang_after_events == now {
             self.flush().await?;
-            return std::future::pending().await;
+            let end = self.watch.end().await;
+            return self.break_off(end).await;
         }
         if self.fault.malformed_after_events == now {
             self.write(&Event::data("{\"id\":\"chatcmpl-".to_owned()));
             self.flush().await?;
         }
         if self.fault.error_after_events == now {
-            self.write(&Event::data(DIED_IN_STREAM.to_owned()));
-            if self.has_done {
-                self.write(&Event::data("[DONE]".to_owned()));
-            }
-            self.flush().await?;
-            self.wire.end_stream().await?;
-            return Err(Stop::Ended);
+            return self.break_off(End::Dead).await;
         }
         Ok(())
+    }
+
+    /// Waits, unless the engine ends meanwhile.
+    async fn pause(&mut self, ms: Option<u64>) -> Result<(), Stop> {
+        if ms.unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let end = tokio::select! {
+            () = pause(ms) => return Ok(()),
+            end = self.watch.end() => end,
+        };
+        self.break_off(end).await
+    }
+
+    /// Does what the engine's end demands: an error and a clean end, or silence.
+    async fn break_off(&mut self, end: End) -> Result<(), Stop> {
+        if end == End::Dead {
+            self.write(&Event::data(DIED_IN_STREAM.to_owned()));
+            if self.has_done {
+                self.flush().await?; // two writes, as the real one has it
+                self.write(&Event::data("[DONE]".to_owned()));
+            }
+        }
+        self.flush().await?;
+        if end == End::Silent {
+            return std::future::pending().await;
+        }
+        self.wire.end_stream().await?;
+        Err(Stop::Ended)
     }
 
     async fn cut(&mut self, how: How) -> Result<(), Stop> {

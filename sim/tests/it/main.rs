@@ -4,4 +4,5 @@
 mod captures;
 mod client;
 mod faults;
+mod process;
 mod serving;

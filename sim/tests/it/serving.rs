@@ -132,7 +132,7 @@ fn the_metrics_count_what_was_generated() {
 #[test]
 fn an_engine_tells_its_command_line_and_serves_all_its_names() {
     let line = ["serve", "/m/x", "--served-model-name", "a", "b", "--port", "0", "--wild=1"];
-    let Ok(Command::Serve(options)) = Options::from_args(line.iter().map(Into::into)) else {
+    let Ok(Command::Serve(options, _)) = Options::from_args(line.iter().map(Into::into)) else {
         panic!("not understood");
     };
     let engine = engine(*options);
