@@ -6,9 +6,11 @@ mod demo;
 mod http;
 mod life;
 mod listen;
+mod lock;
 mod serve;
 mod settings;
 mod terminal;
+mod wiring;
 
 use std::process::ExitCode;
 

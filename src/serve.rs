@@ -1,27 +1,31 @@
-//! The daemon put together: settings → actors → HTTP server → signals, and the order of its end.
+//! The daemon: settings → actors → HTTP server → signals, and the order of its end.
 //!
-//! Start: listeners are bound and the log is opened before anything runs, so that a start that
-//! cannot succeed leaves nothing behind. End (SPEC 11), each step with its own bound:
-//! 1. refuse new requests (503), keep listening;
+//! Start: listeners are bound, the log is opened and the engine's lock is taken before anything
+//! runs, so that a start that cannot succeed leaves nothing behind. End (SPEC 11), each step with
+//! its own bound:
+//! 1. refuse new requests (503), keep listening; refuse those that wait for a turn;
 //! 2. wait for running requests, at most `drain_timeout_s` or until a second signal;
 //! 3. cut the rest: each gets its error event;
 //! 4. stop the HTTP server;
-//! 5. flush the request log;
-//! 6. stop the log writer's thread.
+//! 5. stop the engine, and prove it gone; a second signal kills it at once;
+//! 6. flush the request log;
+//! 7. stop the log writer's thread.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Arbiter};
+use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use chat_proxy_actors::forwarder::ForwarderFactory;
-use chat_proxy_actors::logger::{Flush, LogHandle, LoggerActor};
-use chat_proxy_actors::metrics::Metrics;
-use chat_proxy_actors::registry::{RegistryActor, Reload};
+use chat_proxy_actors::directory::{Directory, Port};
+use chat_proxy_actors::gpu_arbiter::messages::Drain;
+use chat_proxy_actors::registry::Reload;
+use chat_proxy_actors::root::Role;
+use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use chat_proxy_core::config::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -30,7 +34,9 @@ use tracing_actix_web::TracingLogger;
 use crate::http::{self, AppState};
 use crate::life::Life;
 use crate::listen::{self, ListenError};
+use crate::lock::{LockError, OwnerLock};
 use crate::settings;
+use crate::wiring::{self, House};
 
 /// actix-web measures this timeout by a clock that it reads twice a second.
 const CLOCK_STEP: Duration = Duration::from_millis(500);
@@ -40,6 +46,11 @@ const CUT_GRACE: Duration = Duration::from_secs(5);
 const CLOSE_GRACE_S: u64 = 2;
 /// The server's own stop, on top of the grace it was given.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Beyond its own bounds for asking and killing, an engine's end may take this long: its sweep, the
+/// wait for its port.
+const SWEEP_GRACE: Duration = Duration::from_secs(15);
+/// A supervisor that died in the middle of a shutdown is asked again this often.
+const LOOK: Duration = Duration::from_millis(50);
 /// The log writer gets this long to write what it was handed.
 const FLUSH_GRACE: Duration = Duration::from_secs(10);
 
@@ -58,6 +69,10 @@ pub(crate) enum ServeError {
     Metrics(String),
     #[error("signals cannot be heard: {0}")]
     Signals(io::Error),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("the {} actor keeps dying", .0.as_str())]
+    Hopeless(Role),
 }
 
 /// What the outside asks of a running daemon.
@@ -78,12 +93,14 @@ pub(crate) struct Ready {
 
 struct Daemon {
     life: Arc<Life>,
-    forwarders: ForwarderFactory,
-    registry: Addr<RegistryActor>,
-    log: LogHandle,
+    house: House,
     log_thread: Arbiter,
     server: ServerHandle,
     drain_timeout: Duration,
+    /// How long the engine's end may take.
+    engine_budget: Duration,
+    /// Held to the very end: until then nobody else may start an engine.
+    _lock: Option<OwnerLock>,
 }
 
 /// Serves until told to stop. `orders` is started when everything is up.
@@ -95,26 +112,28 @@ where
     let listeners = listen::bind(&settings.server.host, settings.server.port)?;
     let addrs: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
     let guard = http::Guard::new(&settings).map_err(ServeError::Keys)?;
+    let directory = Directory::default();
+    let log = wiring::open_log(&settings, &directory)?;
+    let state_path = Path::new(&settings.vllm.vllm_state_path);
+    let single_port = settings.vllm.vllm_single_port;
+    let lock = single_port.then(|| OwnerLock::take(state_path)).transpose()?;
     let log_thread = Arbiter::new();
-    let log = LoggerActor::start(settings::log(&settings), &log_thread)
-        .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })?;
-    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
-    let (registry, view) = RegistryActor::new(settings::registry(&settings), metrics.clone());
-    let registry = registry.start();
-    let forwarders = ForwarderFactory::new(settings::forward(&settings), view.clone());
+    let house = wiring::build(&settings, directory, log, &log_thread)?;
     let life = Life::begin();
     let drain_timeout = settings.server.drain_timeout_s.get();
-    let (to_forwarders, to_log, to_life) = (forwarders.clone(), log.clone(), life.clone());
-    let state = AppState::new(settings, guard, view, to_forwarders, to_log, to_life, metrics);
+    let rules = settings::lifecycle(&settings);
+    let state = AppState::new(settings, guard, &house, life.clone());
     let server = http_server(state, listeners)?;
     let daemon = Daemon {
         life,
-        forwarders,
-        registry,
-        log,
+        house,
         log_thread,
         server: server.handle(),
         drain_timeout,
+        engine_budget: rules.stop_timeout.max(rules.loading_stop_grace)
+            + rules.kill_grace
+            + SWEEP_GRACE,
+        _lock: lock,
     };
     // Signals are heard before anybody is told that we are there.
     let orders = orders(Ready { addrs: addrs.clone() })?;
@@ -164,13 +183,13 @@ fn announce(addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
 
 impl Daemon {
     async fn until_stopped(
-        self,
+        mut self,
         server: Server,
         mut orders: mpsc::Receiver<Order>,
     ) -> Result<(), ServeError> {
         let server = actix_rt::spawn(server);
         tokio::pin!(server);
-        loop {
+        let outcome = loop {
             tokio::select! {
                 ended = &mut server => {
                     let error = match ended {
@@ -178,25 +197,41 @@ impl Daemon {
                         Ok(Err(error)) => error,
                         Err(panic) => io::Error::other(panic),
                     };
+                    self.stop_engine(&mut orders).await;
                     self.close_log().await;
                     return Err(ServeError::Server(error));
                 }
+                hopeless = self.house.hopeless.recv() => {
+                    break hopeless.map_or(Ok(()), |role| Err(ServeError::Hopeless(role)));
+                }
                 order = orders.recv() => match order {
-                    Some(Order::Reload) => self.registry.do_send(Reload),
-                    Some(Order::Stop) | None => break,
+                    Some(Order::Reload) => self.reload(),
+                    Some(Order::Stop) | None => break Ok(()),
                 }
             }
-        }
+        };
         self.shut_down(&mut orders).await;
         // Resolves once the server has stopped; bounded, because a wedged worker must not keep us.
         if tokio::time::timeout(STOP_GRACE, server).await.is_err() {
             tracing::warn!("the HTTP server did not stop in time");
         }
-        Ok(())
+        outcome
+    }
+
+    fn reload(&self) {
+        match &self.house.directory.book().registry {
+            Some(registry) => registry.do_send(Reload),
+            // Its successor reads the files in any case.
+            None => tracing::warn!("the registry's reader is being rebuilt"),
+        }
     }
 
     async fn shut_down(&self, orders: &mut mpsc::Receiver<Order>) {
         self.life.drain();
+        self.house.ledger.drain();
+        let arbiter = Port::to(&self.house.directory, |book| book.arbiter.clone());
+        // An arbiter that is being rebuilt finds the order in the ledger.
+        let _ = arbiter.tell(Drain);
         let running = self.life.running();
         tracing::info!(running, drain_timeout = ?self.drain_timeout, "draining");
         tokio::select! {
@@ -209,7 +244,7 @@ impl Daemon {
             }
         }
         self.life.cut();
-        self.forwarders.cut_all();
+        self.house.forwarders.cut_all();
         if tokio::time::timeout(CUT_GRACE, self.life.idle()).await.is_err() {
             tracing::warn!(running = self.life.running(), "some clients did not take their end");
         }
@@ -217,11 +252,46 @@ impl Daemon {
         if tokio::time::timeout(STOP_GRACE, stop).await.is_err() {
             tracing::warn!("the HTTP server did not stop in time");
         }
+        self.stop_engine(orders).await;
         self.close_log().await;
     }
 
+    /// Stops the engine; a second signal kills it at once.
+    async fn stop_engine(&self, orders: &mut mpsc::Receiver<Order>) {
+        let stopping = tokio::time::timeout(self.engine_budget, self.ask_for_end());
+        tokio::pin!(stopping);
+        let ended = tokio::select! {
+            ended = &mut stopping => ended,
+            () = second_stop(orders) => {
+                tracing::warn!("told twice: the engine is killed");
+                let supervisor = Port::to(&self.house.directory, |book| book.vllm.clone());
+                if let Err(error) = supervisor.tell(Hurry) {
+                    tracing::warn!(%error, "the supervisor did not hear it");
+                }
+                stopping.await
+            }
+        };
+        match ended {
+            Ok(Ended::Clean) => {}
+            Ok(Ended::Left(what)) => tracing::error!(what, "an engine was left behind"),
+            Err(_) => tracing::error!("the engine did not end in time and was left behind"),
+        }
+    }
+
+    /// Asks until somebody answers: a supervisor that dies now is rebuilt and takes the engine over.
+    async fn ask_for_end(&self) -> Ended {
+        let supervisor = Port::to(&self.house.directory, |book| book.vllm.clone());
+        loop {
+            match supervisor.ask(ShutDown, self.engine_budget).await {
+                Ok(ended) => return ended,
+                Err(error) => tracing::warn!(%error, "the supervisor does not answer"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     async fn close_log(&self) {
-        match self.log.addr().send(Flush).timeout(FLUSH_GRACE).await {
+        match self.house.audience.log.flush(FLUSH_GRACE).await {
             Ok(report) => tracing::info!(
                 written = report.written,
                 dropped = report.dropped,
@@ -229,6 +299,7 @@ impl Daemon {
             ),
             Err(error) => tracing::error!(%error, "the request log was not flushed"),
         }
+        self.house.ending.begin();
         self.log_thread.stop();
     }
 }

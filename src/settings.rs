@@ -1,11 +1,16 @@
 //! Settings from this process: the file that the environment names, and the environment itself.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chat_proxy_actors::forwarder::ForwardSettings;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::registry::RegistrySettings;
-use chat_proxy_core::config::{self, Input, Loaded, Problem, Settings};
+use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Settings};
+use chat_proxy_core::engine::EngineRules;
+use chat_proxy_core::engine::lifecycle::LifecycleRules;
+use chat_proxy_core::gpu::SchedulerRules;
 use chat_proxy_core::registry::listing::ListingRules;
 use chat_proxy_core::registry::{EndpointRules, Rules};
 
@@ -14,6 +19,10 @@ const DEFAULT_FILE: &str = "configs/chat_proxy.toml";
 /// What the daemon remembers between starts.
 const STATE_DIR: &str = "_staging";
 const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
+/// What SIGKILL has not ended by then is stuck.
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
+/// An engine of an earlier daemon that had been ready must answer within this.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Reads file and environment. A file that the variable names must exist; the default one need not.
 pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
@@ -65,6 +74,7 @@ pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
             endpoints: EndpointRules {
                 loopback_alias: settings.general.loopback_alias.clone(),
                 vllm_single_port: settings.vllm.vllm_single_port,
+                engine: engines(settings),
             },
             deployment: settings.profiles.deployment.clone(),
         },
@@ -90,4 +100,56 @@ pub(crate) fn log(settings: &Settings) -> LogSettings {
 /// The forwarders' part.
 pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
     ForwardSettings::of(settings)
+}
+
+/// How engines are started.
+fn engines(settings: &Settings) -> EngineRules {
+    let (vllm, server) = (&settings.vllm, &settings.server);
+    EngineRules {
+        command: vllm.vllm_command.clone(),
+        port: vllm.vllm_port,
+        host: vllm.vllm_health_host.clone(),
+        gpu_memory_utilization: vllm.vllm_gpu_memory_utilization,
+        max_model_len: vllm.vllm_max_model_len,
+        env: vllm.vllm_env.clone(),
+        cwd: vllm.vllm_executor_cwd.as_ref().map(PathBuf::from),
+        start_timeout: vllm.vllm_start_timeout_s.get(),
+        template_dir: PathBuf::from(&server.template_dir),
+        // Beside the request log: `logs/vllm/<model>.log` by default.
+        log_dir: Path::new(&server.log_path).with_file_name("vllm"),
+    }
+}
+
+/// The bounds of an engine's ways down.
+pub(crate) fn lifecycle(settings: &Settings) -> LifecycleRules {
+    let vllm = &settings.vllm;
+    LifecycleRules {
+        stop_timeout: vllm.vllm_stop_timeout_s.get(),
+        loading_stop_grace: vllm.loading_stop_grace_s.get(),
+        kill_grace: KILL_GRACE,
+        backoff: vllm.vllm_restart_backoff_s.get(),
+        adopt_timeout: ADOPT_TIMEOUT,
+    }
+}
+
+/// The arbiter's bounds.
+pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
+    let scheduler = &settings.scheduler;
+    SchedulerRules {
+        max_queue: scheduler.max_queue_depth as usize,
+        max_wait: scheduler.max_queue_wait_s.limit(),
+        swap_wait: scheduler.max_swap_wait_s.get(),
+        swap_drain: scheduler.swap_drain_timeout_s.limit(),
+        start_on_request: settings.autostart.autostart_enabled,
+    }
+}
+
+/// Variables of ours that hold secrets; engines never see them.
+pub(crate) fn secret_variables(settings: &Settings) -> BTreeSet<String> {
+    let keys = settings.security.api_keys.iter();
+    keys.filter_map(|key| match &key.secret {
+        KeySecret::Env(name) => Some(name.clone()),
+        _ => None,
+    })
+    .collect()
 }

@@ -4,8 +4,16 @@
 //! `chat-proxy-core`. Actors that all workers share are started once; the [`forwarder`] is started
 //! once per HTTP worker thread, because its client and its streams never leave that thread.
 
+pub mod clock;
+pub mod directory;
 pub mod forwarder;
+pub mod gpu_arbiter;
 pub mod logger;
 pub mod metrics;
+pub mod permits;
+pub mod process;
 pub mod registry;
+pub mod root;
+mod rotation;
 pub mod transcript;
+pub mod vllm_supervisor;

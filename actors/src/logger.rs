@@ -2,18 +2,23 @@
 //!
 //! Owns: the file, its rotation, and the count of lines that could not be written. Accepts:
 //! records through a [`LogHandle`] (never waits; bounded in bytes), [`Flush`]. Emits nothing.
-//! Stops with its arbiter. Must never do: tear a line, or fail a request because the disk is full.
+//! Stops with its arbiter. Restarts: goes on with the queue, which is the handle's. Must never do: tear a line, or fail a request because the disk is full.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use actix::{Actor, Addr, Arbiter, Context, Handler, Message};
+use actix::{Actor, Context, Handler, Message};
 use chat_proxy_core::telemetry::record::Record;
+
+use crate::directory::{Directory, NoAnswer, Port};
+use crate::root::Guard;
+use crate::rotation;
 
 /// Records that may wait for the disk, in bytes; beyond it they are dropped and counted.
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -33,33 +38,73 @@ pub struct LogSettings {
     pub log_prompts: bool,
 }
 
-/// How everybody else reaches the log writer.
+/// How everybody else reaches the log writer. The queue is here and not in the actor's mailbox, so
+/// that the actor's death loses no line: its successor goes on with the queue.
 #[derive(Clone)]
 pub struct LogHandle {
-    addr: Addr<LoggerActor>,
     shared: Arc<Shared>,
+    wake: Port<Wake>,
+    flush: Port<Flush>,
 }
 
 #[derive(Default)]
 struct Shared {
+    queue: Mutex<VecDeque<Waiting>>,
     waiting_bytes: AtomicUsize,
+    written: AtomicU64,
     dropped: AtomicU64,
     log_prompts: bool,
 }
 
+/// A record that is to be written.
+struct Waiting {
+    record: Box<Record>,
+    bytes: usize,
+}
+
 impl LogHandle {
-    /// Hands a record to the writer; never waits.
+    /// Opens the log once, so that a wrong path stops the start; the writer is started by
+    /// [`LogHandle::writer`].
+    pub fn new(settings: &LogSettings, directory: &Directory) -> io::Result<LogHandle> {
+        open(&settings.path)?;
+        let shared = Arc::new(Shared { log_prompts: settings.log_prompts, ..Shared::default() });
+        Ok(LogHandle {
+            shared,
+            wake: Port::to(directory, |book| book.logger.clone()),
+            flush: Port::to(directory, |book| book.logger.clone()),
+        })
+    }
+
+    /// The writer, to be started on a thread of its own.
+    pub fn writer(&self, settings: LogSettings, guard: Guard) -> LoggerActor {
+        LoggerActor {
+            settings,
+            shared: self.shared.clone(),
+            file: None,
+            failing: false,
+            _guard: guard,
+        }
+    }
+
+    /// Hands a record to the writer; never waits for the disk.
     pub fn write(&self, record: Record) {
         let bytes = RECORD_BYTES
             + [&record.messages, &record.response].into_iter().flatten().map(weight).sum::<usize>();
         let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > MAX_WAITING_BYTES || !self.addr.connected() {
+        if before + bytes > MAX_WAITING_BYTES {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // The bound above is the queue's limit; a mailbox's own would let every clone pass anyway.
-        self.addr.do_send(Write1 { record: Box::new(record), bytes });
+        let mut queue = self.shared.queue();
+        queue.push_back(Waiting { record: Box::new(record), bytes });
+        let first = queue.len() == 1;
+        drop(queue);
+        // Who finds others waiting knows that the writer has been woken. A writer that has just
+        // died is not; its successor looks at the queue first.
+        if first {
+            let _ = self.wake.tell(Wake);
+        }
     }
 
     /// Whether conversations are to be put into records.
@@ -67,9 +112,15 @@ impl LogHandle {
         self.shared.log_prompts
     }
 
-    /// The writer's address, for [`Flush`].
-    pub fn addr(&self) -> &Addr<LoggerActor> {
-        &self.addr
+    /// Waits until everything handed over before has been written.
+    pub async fn flush(&self, within: Duration) -> Result<FlushReport, NoAnswer> {
+        self.flush.ask(Flush, within).await
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,13 +135,10 @@ fn weight(value: &serde_json::Value) -> usize {
     }
 }
 
-/// One record to write.
+/// There is something to write.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Write1 {
-    record: Box<Record>,
-    bytes: usize,
-}
+struct Wake;
 
 /// Everything handed over before has been written when this is answered.
 #[derive(Message)]
@@ -111,8 +159,8 @@ pub struct LoggerActor {
     settings: LogSettings,
     shared: Arc<Shared>,
     file: Option<Live>,
-    written: u64,
     failing: bool,
+    _guard: Guard,
 }
 
 /// The open file and what we know of it.
@@ -123,20 +171,33 @@ struct Live {
 }
 
 impl LoggerActor {
-    /// Opens the log and starts the writer on a thread of its own; fails if the file cannot be
-    /// opened now, so that a wrong path stops the start.
-    pub fn start(settings: LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
-        let live = open(&settings.path)?;
-        let shared = Arc::new(Shared { log_prompts: settings.log_prompts, ..Shared::default() });
-        let actor = LoggerActor {
-            settings,
-            shared: shared.clone(),
-            file: Some(live),
-            written: 0,
-            failing: false,
-        };
-        let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| actor);
-        Ok(LogHandle { addr, shared })
+    /// Writes what waits.
+    fn drain(&mut self) {
+        loop {
+            let next = self.shared.queue().pop_front();
+            let Some(Waiting { mut record, bytes }) = next else { return };
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.write(&mut record);
+        }
+    }
+
+    fn write(&mut self, record: &mut Record) {
+        match self.append(record) {
+            Ok(()) => {
+                self.shared.written.fetch_add(1, Ordering::Relaxed);
+                if std::mem::take(&mut self.failing) {
+                    let lost = self.shared.dropped.load(Ordering::Relaxed);
+                    tracing::info!(lost, "the request log is written again");
+                }
+            }
+            Err(error) => {
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut self.failing, true) {
+                    let path = self.settings.path.display().to_string();
+                    tracing::error!(%error, path, "the request log cannot be written; requests go on without it");
+                }
+            }
+        }
     }
 
     fn append(&mut self, record: &mut Record) -> io::Result<()> {
@@ -148,7 +209,7 @@ impl LoggerActor {
             _ => open(&self.settings.path)?,
         };
         if live.size > 0 && live.size + line.len() as u64 > self.settings.max_bytes {
-            rotate(&self.settings.path, self.settings.max_files)?;
+            rotation::rotate(&self.settings.path, self.settings.max_files)?;
             live = open(&self.settings.path)?;
         }
         write_whole(&mut live, &line)?;
@@ -157,7 +218,10 @@ impl LoggerActor {
     }
 
     fn report(&self) -> FlushReport {
-        FlushReport { written: self.written, dropped: self.shared.dropped.load(Ordering::Relaxed) }
+        FlushReport {
+            written: self.shared.written.load(Ordering::Relaxed),
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -190,55 +254,20 @@ fn open(path: &Path) -> io::Result<Live> {
     Ok(Live { file, inode: meta.ino(), size: meta.len() })
 }
 
-/// `x.jsonl` → `x.jsonl.1` → … ; what would be number `keep + 1` goes.
-fn rotate(path: &Path, keep: u32) -> io::Result<()> {
-    if keep == 0 {
-        return std::fs::remove_file(path);
-    }
-    for number in (1..keep).rev() {
-        rename_if_there(&numbered(path, number), &numbered(path, number + 1))?;
-    }
-    rename_if_there(path, &numbered(path, 1))
-}
-
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
-fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 impl Actor for LoggerActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        // A predecessor that died may have left something.
+        self.drain();
+    }
 }
 
-impl Handler<Write1> for LoggerActor {
+impl Handler<Wake> for LoggerActor {
     type Result = ();
 
-    fn handle(&mut self, mut message: Write1, _: &mut Self::Context) {
-        self.shared.waiting_bytes.fetch_sub(message.bytes, Ordering::Relaxed);
-        match self.append(&mut message.record) {
-            Ok(()) => {
-                self.written += 1;
-                if std::mem::take(&mut self.failing) {
-                    let lost = self.shared.dropped.load(Ordering::Relaxed);
-                    tracing::info!(lost, "the request log is written again");
-                }
-            }
-            Err(error) => {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                if !std::mem::replace(&mut self.failing, true) {
-                    let path = self.settings.path.display().to_string();
-                    tracing::error!(%error, path, "the request log cannot be written; requests go on without it");
-                }
-            }
-        }
+    fn handle(&mut self, _: Wake, _: &mut Self::Context) {
+        self.drain();
     }
 }
 
@@ -246,6 +275,7 @@ impl Handler<Flush> for LoggerActor {
     type Result = FlushReport;
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> FlushReport {
+        self.drain();
         self.report()
     }
 }

@@ -3,32 +3,44 @@
 //! Owns: a [`Record`] that fills up on the way and is sent when the transcript is dropped: also
 //! by a panic, also when the client goes. Must never do: be written twice or forgotten.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::unary::shorten;
 use chat_proxy_core::chat::usage::Usage;
+use chat_proxy_core::registry::entry::Pricing;
 use chat_proxy_core::telemetry::record::{Record, RecordError, tokens_per_second};
 
 use crate::logger::LogHandle;
+use crate::metrics::{InFlight, MetricsHandle};
 
 /// As much of an error's message goes into the log, in bytes.
 const MAX_MESSAGE: usize = 2000;
+
+/// Who hears of finished requests.
+#[derive(Clone)]
+pub struct Audience {
+    /// The request log.
+    pub log: LogHandle,
+    /// The figures.
+    pub metrics: MetricsHandle,
+}
 
 /// The story so far.
 pub struct Transcript {
     record: Record,
     arrived: Instant,
-    log: LogHandle,
+    audience: Audience,
+    pricing: Option<Pricing>,
     settled: bool,
 }
 
 impl Transcript {
     /// Begins the story of a request that has just arrived.
-    pub fn begin(log: LogHandle, request_id: String, client: String, endpoint: &str) -> Self {
+    pub fn begin(audience: Audience, request_id: String, client: String, endpoint: &str) -> Self {
         let endpoint = endpoint.to_owned();
         let record = Record { request_id, client, endpoint, ..Record::default() };
-        Transcript { record, arrived: Instant::now(), log, settled: false }
+        Transcript { record, arrived: Instant::now(), audience, pricing: None, settled: false }
     }
 
     /// The fields, to be filled in as they become known.
@@ -38,7 +50,24 @@ impl Transcript {
 
     /// Whether conversations are to be kept.
     pub fn keeps_prompts(&self) -> bool {
-        self.log.keeps_prompts()
+        self.audience.log.keeps_prompts()
+    }
+
+    /// The request is at its backend until this is dropped.
+    pub fn at_backend(&self) -> InFlight {
+        let model = self.record.model_logical.as_deref().unwrap_or("other");
+        self.audience.metrics.at_backend(model)
+    }
+
+    /// What the model's tokens cost.
+    pub fn priced(&mut self, pricing: Option<Pricing>) {
+        self.pricing = pricing;
+    }
+
+    /// How long the request waited for its turn, and for its model to load.
+    pub fn waited(&mut self, queued: Duration, loading: Duration) {
+        self.record.queue_ms += millis(queued);
+        self.record.activate_ms += millis(loading);
     }
 
     /// The client's id of the request.
@@ -127,16 +156,26 @@ impl Transcript {
         record.tokens_per_second = record
             .completion_tokens
             .and_then(|tokens| tokens_per_second(tokens, record.ttft_ms, record.duration_ms));
+        record.cost = self.pricing.and_then(|pricing| {
+            let (prompt, completion) = (record.prompt_tokens, record.completion_tokens);
+            (prompt.is_some() || completion.is_some())
+                .then(|| pricing.cost(prompt.unwrap_or(0), completion.unwrap_or(0)))
+        });
     }
 }
 
 impl Drop for Transcript {
     fn drop(&mut self) {
         self.settle();
-        self.log.write(std::mem::take(&mut self.record));
+        self.audience.metrics.observe(&self.record);
+        self.audience.log.write(std::mem::take(&mut self.record));
     }
 }
 
 fn millis_since(instant: Instant) -> u64 {
-    u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)
+    millis(instant.elapsed())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,10 @@
 
 pub mod chat;
 pub mod config;
+pub mod engine;
 pub mod error;
+pub mod gpu;
+pub mod ids;
 pub mod json;
 pub mod registry;
 pub mod telemetry;

@@ -28,9 +28,9 @@ pub(super) async fn completions(
 ) -> HttpResponse {
     let identity = request.extensions().get::<Identity>().cloned().unwrap_or_default();
     let running = state.life.enter();
-    let (log, client) = (state.log.clone(), identity.client.clone());
+    let (audience, client) = (state.audience.clone(), identity.client.clone());
     let mut transcript =
-        Transcript::begin(log, identity.request_id.clone(), client, request.path());
+        Transcript::begin(audience, identity.request_id.clone(), client, request.path());
     let limits = &state.settings.limits;
     let stall = state.settings.server.client_header_timeout_s.limit();
     let headers = request.headers();

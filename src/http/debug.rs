@@ -1,19 +1,16 @@
 //! `GET /v1/debug/registry`.
 
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use chat_proxy_core::registry::Entry;
-use chat_proxy_core::{ApiError, Code};
 use serde_json::{Value, json};
 
-use super::error;
-use super::front::Identity;
 use super::state::AppState;
+use super::{error, management};
 
 /// What is in memory: names, the layers they came from, what could not be read. Admins only.
 pub(super) async fn registry(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    if !request.extensions().get::<Identity>().is_some_and(|who| who.admin) {
-        let refusal = ApiError::new(Code::Forbidden, "this needs a key with the admin right");
-        return error::respond(&refusal.hint("give the key rights = [\"chat\", \"admin\"]"));
+    if let Err(refusal) = management::admin(&request) {
+        return error::respond(&refusal);
     }
     let view = state.registry.load();
     let snapshot = &view.snapshot;
@@ -46,4 +43,47 @@ pub(super) async fn registry(request: HttpRequest, state: web::Data<AppState>) -
         "error": view.error.as_ref().map(ToString::to_string),
         "skipped": snapshot.problems(),
     }))
+}
+
+/// Defects to order, for tests of what the death of an actor costs; not in release builds.
+#[cfg(debug_assertions)]
+pub(super) fn fault_routes(config: &mut web::ServiceConfig) {
+    config.route("/v1/debug/panic/{actor}", web::post().to(fault::panic));
+}
+
+/// There are no such routes in release builds.
+#[cfg(not(debug_assertions))]
+pub(super) fn fault_routes(_: &mut web::ServiceConfig) {}
+
+#[cfg(debug_assertions)]
+mod fault {
+    use actix_web::{HttpRequest, HttpResponse, web};
+    use chat_proxy_actors::root::fault::Explode;
+
+    use super::{AppState, error, management};
+
+    /// Makes an actor panic; answers when it has been told.
+    pub(super) async fn panic(
+        request: HttpRequest,
+        actor: web::Path<String>,
+        state: web::Data<AppState>,
+    ) -> HttpResponse {
+        if let Err(refusal) = management::admin(&request) {
+            return error::respond(&refusal);
+        }
+        let book = state.directory.book();
+        let told = match actor.as_str() {
+            "registry" => book.registry.as_ref().map(|addr| addr.do_send(Explode)),
+            "metrics" => book.metrics.as_ref().map(|addr| addr.do_send(Explode)),
+            "logger" => book.logger.as_ref().map(|addr| addr.do_send(Explode)),
+            "arbiter" => book.arbiter.as_ref().map(|addr| addr.do_send(Explode)),
+            "vllm" => book.vllm.as_ref().map(|addr| addr.do_send(Explode)),
+            "forwarder" => Some(state.forwarders.local().do_send(Explode)),
+            _ => None,
+        };
+        match told {
+            Some(()) => HttpResponse::NoContent().finish(),
+            None => HttpResponse::NotFound().finish(),
+        }
+    }
 }

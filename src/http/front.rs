@@ -79,8 +79,8 @@ fn listed_origin(request: &ServiceRequest) -> Option<String> {
 fn record_refusal(request: &ServiceRequest, request_id: &str, refusal: &ApiError) {
     let Some(state) = request.app_data::<web::Data<AppState>>() else { return };
     if request.path() == chat::PATH {
-        let (log, client) = (state.log.clone(), address(request));
-        Transcript::begin(log, request_id.to_owned(), client, chat::PATH).failed(refusal);
+        let (audience, client) = (state.audience.clone(), address(request));
+        Transcript::begin(audience, request_id.to_owned(), client, chat::PATH).failed(refusal);
     }
 }
 

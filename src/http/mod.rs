@@ -3,6 +3,7 @@
 //! Owns: routes, the guard, request ids, errors as responses. Must never do: decide what a request
 //! means; it reads the body and hands it to the thread's forwarder.
 
+mod backends;
 mod body;
 mod chat;
 mod debug;
@@ -10,6 +11,7 @@ mod error;
 mod front;
 mod guard;
 mod health;
+mod management;
 mod metrics;
 mod models;
 mod state;
@@ -35,6 +37,19 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
             .app_data(state)
             .service(resource(chat::PATH, Method::POST, web::post().to(chat::completions)))
             .service(resource("/metrics", Method::GET, web::get().to(metrics::prometheus)))
+            .service(resource("/v1/metrics", Method::GET, web::get().to(metrics::summary)))
+            .service(resource("/v1/backends", Method::GET, web::get().to(backends::list)))
+            .service(resource(
+                "/v1/backends/vllm/activate",
+                Method::POST,
+                web::post().to(backends::activate),
+            ))
+            .service(resource(
+                "/v1/backends/vllm/deactivate",
+                Method::POST,
+                web::post().to(backends::deactivate),
+            ))
+            .configure(debug::fault_routes)
             .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))
             .service(resource("/v1/debug/registry", Method::GET, web::get().to(debug::registry)))
             .service(resource("/v1/models", Method::GET, web::get().to(models::list)))

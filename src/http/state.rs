@@ -1,16 +1,27 @@
 //! What every handler can reach.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use actix::Message;
+use chat_proxy_actors::directory::{Directory, NoAnswer, Port};
 use chat_proxy_actors::forwarder::ForwarderFactory;
-use chat_proxy_actors::logger::LogHandle;
 use chat_proxy_actors::metrics::Metrics;
+use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::registry::RegistryView;
+use chat_proxy_actors::transcript::Audience;
 use chat_proxy_core::config::Settings;
+use chat_proxy_core::{ApiError, Code};
 
 use super::body::Budget;
 use super::guard::Guard;
 use crate::life::Life;
+use crate::wiring::House;
+
+/// An actor answers within this, or something is wrong with it.
+const ANSWER: Duration = Duration::from_secs(2);
+/// One that died is rebuilt within milliseconds; it is looked for this often.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Shared by all workers; made once, outside the app factory.
 pub(crate) struct AppState {
@@ -18,32 +29,49 @@ pub(crate) struct AppState {
     pub(super) guard: Guard,
     pub(super) registry: RegistryView,
     pub(super) forwarders: ForwarderFactory,
-    pub(super) log: LogHandle,
+    pub(super) directory: Directory,
+    pub(super) ledger: Arc<PermitLedger>,
+    pub(super) audience: Audience,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
     pub(super) metrics: Metrics,
 }
 
 impl AppState {
-    pub(crate) fn new(
-        settings: Settings,
-        guard: Guard,
-        registry: RegistryView,
-        forwarders: ForwarderFactory,
-        log: LogHandle,
-        life: Arc<Life>,
-        metrics: Metrics,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, guard: Guard, house: &House, life: Arc<Life>) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
         AppState {
             settings: Arc::new(settings),
             guard,
-            registry,
-            forwarders,
-            log,
+            registry: house.registry.clone(),
+            forwarders: house.forwarders.clone(),
+            directory: house.directory.clone(),
+            ledger: house.ledger.clone(),
+            audience: house.audience.clone(),
             life,
             budget,
-            metrics,
+            metrics: house.metrics.clone(),
+        }
+    }
+}
+
+/// Asks an actor, and its successor if it died meanwhile.
+pub(super) async fn ask<M>(port: &Port<M>, message: impl Fn() -> M) -> Result<M::Result, ApiError>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    let until = Instant::now() + ANSWER;
+    loop {
+        match port.ask(message(), ANSWER).await {
+            Ok(answer) => return Ok(answer),
+            Err(NoAnswer::Gone) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Err(error) => {
+                tracing::error!(%error, "an actor does not answer");
+                let message = "a part of the proxy does not answer";
+                return Err(ApiError::new(Code::Internal, message)
+                    .hint("try again; the proxy's own log tells more"));
+            }
         }
     }
 }

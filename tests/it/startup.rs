@@ -157,21 +157,19 @@ fn service_links_of_container_platforms_are_ignored_with_one_warning() {
 fn check_config_says_good_and_names_keys_of_later_versions() {
     let upstream = Upstream::streaming(vllm::stream(&["a"]));
     let ended = Setup::with(&upstream)
-        .set("vllm", "vllm_port", 24_002)
-        .env("CHAT_PROXY_MAX_QUEUE_DEPTH", "7")
+        .set("vllm", "health_failures", 7)
+        .env("CHAT_PROXY_IDLE_UNLOAD_S", "7")
         .run(&["check-config"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let notes: Vec<&str> =
         ended.stdout.lines().filter(|line| line.contains("not part of")).collect();
     assert_eq!(notes.len(), 2, "{}", ended.stdout);
     assert!(
-        notes.iter().any(|n| n.contains("vllm_port") && n.contains("chat_proxy.toml:")),
+        notes.iter().any(|n| n.contains("health_failures") && n.contains("chat_proxy.toml:")),
         "{notes:?}"
     );
     assert!(
-        notes
-            .iter()
-            .any(|n| n.contains("max_queue_depth") && n.contains("CHAT_PROXY_MAX_QUEUE_DEPTH"))
+        notes.iter().any(|n| n.contains("idle_unload_s") && n.contains("CHAT_PROXY_IDLE_UNLOAD_S"))
     );
     assert!(ended.stdout.contains("1 models") && ended.stdout.contains("good"), "{}", ended.stdout);
     assert_nothing_left_behind(ended.dir.path());

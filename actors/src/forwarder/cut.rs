@@ -1,58 +1,111 @@
-//! The order to end all requests of one worker thread, without a lock on the chunk's way.
+//! The order to end requests of one worker thread, all or those of one engine, without a lock on
+//! the chunk's way.
 //!
-//! Owns: a flag per thread and the wakers of its requests. Must never do: cross threads; the order
-//! comes as a message to the thread's forwarder.
+//! Owns: what was cut on this thread, and the wakers of its requests. Must never do: cross threads;
+//! the order comes as a message to the thread's forwarder.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use chat_proxy_core::ids::Generation;
+
 use super::channel::keep_waker;
+
+/// Cut generations that are remembered: a grant may still be on its way when its engine is cut.
+const REMEMBERED: usize = 16;
+
+/// What ends a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CutBy {
+    /// The daemon ends.
+    Daemon,
+    /// Its engine is stopped, or died.
+    Engine,
+}
 
 /// The thread's switch.
 #[derive(Default)]
 pub(super) struct Switch {
-    cut: Cell<bool>,
-    members: RefCell<Vec<Weak<RefCell<Option<Waker>>>>>,
+    all: Cell<bool>,
+    generations: RefCell<Vec<Generation>>,
+    members: RefCell<Vec<Weak<Member>>>,
+}
+
+#[derive(Default)]
+struct Member {
+    generation: Cell<Option<Generation>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// One request's view of the switch.
 pub(super) struct CutSignal {
     switch: Rc<Switch>,
-    waker: Rc<RefCell<Option<Waker>>>,
+    member: Rc<Member>,
 }
 
 impl Switch {
     /// A signal for a new request.
     pub(super) fn subscribe(self: &Rc<Self>) -> CutSignal {
-        let waker = Rc::new(RefCell::new(None));
+        let member = Rc::default();
         let mut members = self.members.borrow_mut();
         // Requests that have ended leave their places behind; swept when they are the most.
         if members.len() == members.capacity() {
             members.retain(|member| member.strong_count() > 0);
         }
-        members.push(Rc::downgrade(&waker));
-        CutSignal { switch: self.clone(), waker }
+        members.push(Rc::downgrade(&member));
+        CutSignal { switch: self.clone(), member }
     }
 
     /// Cuts all requests, now and later ones.
-    pub(super) fn cut(&self) {
-        self.cut.set(true);
+    pub(super) fn cut_all(&self) {
+        self.all.set(true);
         for member in self.members.take().iter().filter_map(Weak::upgrade) {
-            if let Some(waker) = member.borrow_mut().take() {
-                waker.wake();
+            member.wake();
+        }
+    }
+
+    /// Cuts the requests that use one start of an engine.
+    pub(super) fn cut_generation(&self, generation: Generation) {
+        let mut generations = self.generations.borrow_mut();
+        if generations.len() == REMEMBERED {
+            generations.remove(0);
+        }
+        generations.push(generation);
+        drop(generations);
+        for member in self.members.borrow().iter().filter_map(Weak::upgrade) {
+            if member.generation.get() == Some(generation) {
+                member.wake();
             }
         }
     }
 }
 
-impl CutSignal {
-    /// Ready once the thread's requests are cut.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.switch.cut.get() {
-            return Poll::Ready(());
+impl Member {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
         }
-        keep_waker(&mut self.waker.borrow_mut(), cx);
+    }
+}
+
+impl CutSignal {
+    /// From now on the request uses this start of an engine, or none.
+    pub(super) fn uses(&self, generation: Option<Generation>) {
+        self.member.generation.set(generation);
+    }
+
+    /// Ready once the request is cut.
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<CutBy> {
+        if self.switch.all.get() {
+            return Poll::Ready(CutBy::Daemon);
+        }
+        if let Some(generation) = self.member.generation.get()
+            && self.switch.generations.borrow().contains(&generation)
+        {
+            return Poll::Ready(CutBy::Engine);
+        }
+        keep_waker(&mut self.member.waker.borrow_mut(), cx);
         Poll::Pending
     }
 }
@@ -69,10 +122,29 @@ mod tests {
         let waiting = actix_rt::spawn(async move { poll_fn(|cx| signal.poll(cx)).await });
         actix_rt::task::yield_now().await;
         assert!(!waiting.is_finished());
-        switch.cut();
-        assert!(waiting.await.is_ok());
+        switch.cut_all();
+        assert_eq!(waiting.await.ok(), Some(CutBy::Daemon));
         let late = switch.subscribe();
-        poll_fn(|cx| late.poll(cx)).await;
+        assert_eq!(poll_fn(|cx| late.poll(cx)).await, CutBy::Daemon);
+    }
+
+    #[actix_rt::test]
+    async fn the_cut_of_an_engine_meets_its_requests_alone_also_late_ones() {
+        let switch = Rc::new(Switch::default());
+        let signals = [Some(1), Some(2), None].map(|generation| {
+            let signal = switch.subscribe();
+            signal.uses(generation.map(Generation));
+            actix_rt::spawn(async move { poll_fn(|cx| signal.poll(cx)).await })
+        });
+        actix_rt::task::yield_now().await;
+        switch.cut_generation(Generation(2));
+        let [one, two, none] = signals;
+        assert_eq!(two.await.ok(), Some(CutBy::Engine));
+        assert!(!one.is_finished() && !none.is_finished());
+        let late = switch.subscribe();
+        late.uses(Some(Generation(2)));
+        assert_eq!(poll_fn(|cx| late.poll(cx)).await, CutBy::Engine);
+        (one.abort(), none.abort());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use actix::Message;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::ids::Generation;
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
@@ -80,7 +81,12 @@ pub struct StreamAnswer {
     pub model: String,
 }
 
-/// End all requests of the thread, each with the error event or a 503.
+/// End requests of the thread, each with the error event or a real status.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
-pub struct Cut;
+pub enum Cut {
+    /// All of them: the daemon ends.
+    All,
+    /// Those that use this start of an engine.
+    Generation(Generation),
+}

@@ -8,6 +8,7 @@
 //! Must never do: per-request work in its own context. Each request runs in a task of its own, so
 //! that a defect in one stream ends that stream only.
 
+mod admission;
 mod body;
 pub mod channel;
 mod client;
@@ -29,10 +30,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient};
 use chat_proxy_core::config::{Millis, Settings};
+use chat_proxy_core::ids::Generation;
 use tracing::Instrument;
 
 pub use messages::{Answer, Cut, Forward, RequestMeta, StreamAnswer, WholeAnswer};
 
+use crate::directory::Directory;
+use crate::permits::PermitLedger;
 use crate::registry::RegistryView;
 
 /// What forwarders need to know.
@@ -71,6 +75,8 @@ impl ForwardSettings {
 pub struct ForwarderFactory {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
+    directory: Directory,
+    ledger: Arc<PermitLedger>,
     started: Arc<Mutex<Started>>,
 }
 
@@ -83,10 +89,16 @@ struct Started {
 }
 
 impl ForwarderFactory {
-    /// A factory over the published registry.
-    pub fn new(settings: ForwardSettings, registry: RegistryView) -> Self {
-        let started = Arc::default();
-        ForwarderFactory { settings: Arc::new(settings), registry, started }
+    /// A factory over the published registry; turns at the GPU are asked for where the directory
+    /// says.
+    pub fn new(
+        settings: ForwardSettings,
+        registry: RegistryView,
+        directory: Directory,
+        ledger: Arc<PermitLedger>,
+    ) -> Self {
+        let (settings, started) = (Arc::new(settings), Arc::default());
+        ForwarderFactory { settings, registry, directory, ledger, started }
     }
 
     /// The living forwarder of this thread, or a new one.
@@ -106,7 +118,7 @@ impl ForwarderFactory {
         started.forwarders.retain(Recipient::connected);
         started.forwarders.push(addr.clone().recipient());
         if started.cut {
-            addr.do_send(Cut);
+            addr.do_send(Cut::All);
         }
         addr
     }
@@ -116,7 +128,15 @@ impl ForwarderFactory {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.cut = true;
         for forwarder in &started.forwarders {
-            forwarder.do_send(Cut);
+            forwarder.do_send(Cut::All);
+        }
+    }
+
+    /// Ends the requests that use one start of an engine, on every thread.
+    pub fn cut_generation(&self, generation: Generation) {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        for forwarder in &started.forwarders {
+            forwarder.do_send(Cut::Generation(generation));
         }
     }
 }
@@ -125,6 +145,8 @@ impl ForwarderFactory {
 struct Shared {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
+    directory: Directory,
+    ledger: Arc<PermitLedger>,
     clients: client::Clients,
     switch: Rc<cut::Switch>,
 }
@@ -134,6 +156,8 @@ impl Shared {
         Shared {
             settings: factory.settings.clone(),
             registry: factory.registry.clone(),
+            directory: factory.directory.clone(),
+            ledger: factory.ledger.clone(),
             clients: client::Clients::default(),
             switch: Rc::default(),
         }
@@ -165,7 +189,10 @@ impl Handler<Forward> for ForwarderActor {
 impl Handler<Cut> for ForwarderActor {
     type Result = ();
 
-    fn handle(&mut self, _: Cut, _: &mut Self::Context) {
-        self.shared.switch.cut();
+    fn handle(&mut self, cut: Cut, _: &mut Self::Context) {
+        match cut {
+            Cut::All => self.shared.switch.cut_all(),
+            Cut::Generation(generation) => self.shared.switch.cut_generation(generation),
+        }
     }
 }

@@ -5,11 +5,12 @@
 
 use bytes::Bytes;
 use chat_proxy_core::chat::request::ChatRequest;
-use chat_proxy_core::registry::{Endpoint, Entry, Placement};
+use chat_proxy_core::registry::{Endpoint, Placement};
 use chat_proxy_core::{ApiError, Code};
 
 use super::Shared;
 use super::messages::RequestMeta;
+use super::task::Cargo;
 use super::upstream::Upstream;
 use crate::transcript::Transcript;
 
@@ -21,18 +22,16 @@ pub(super) struct Prepared {
     pub(super) wants_usage: bool,
     /// The logical name.
     pub(super) model: String,
-    pub(super) endpoint: Endpoint,
-    /// What is sent. It is taken by the dispatch: the client's body shall not stay in memory for
-    /// as long as an answer streams.
-    body: Vec<Bytes>,
+    /// Who answers for it.
+    pub(super) placement: Placement,
 }
 
-/// Reads the request and finds its model.
+/// Reads the request and finds its model; the second part is what is sent.
 pub(super) fn prepare(
     shared: &Shared,
     body: Bytes,
     transcript: &mut Transcript,
-) -> Result<Prepared, ApiError> {
+) -> Result<(Prepared, Vec<Bytes>), ApiError> {
     let request = ChatRequest::parse(body)?;
     transcript.record().stream = request.stream();
     let asked = request.model().or(shared.settings.default_model.as_deref());
@@ -48,14 +47,14 @@ pub(super) fn prepare(
     record.model_logical = Some(entry.name.clone());
     record.backend = Some(entry.backend.clone());
     record.model_backend_id = Some(entry.served_id().to_owned());
-    let endpoint = external(entry, placement)?.clone();
-    Ok(Prepared {
+    transcript.priced(entry.pricing);
+    let prepared = Prepared {
         stream: request.stream(),
         wants_usage: request.wants_usage(),
         model: entry.name.clone(),
-        endpoint,
-        body: request.upstream_body(entry.served_id()),
-    })
+        placement: placement.clone(),
+    };
+    Ok((prepared, request.upstream_body(entry.served_id())))
 }
 
 fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
@@ -66,39 +65,31 @@ fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
     }
 }
 
-/// This version relays to servers that run already; what it would have to start it names.
-fn external<'a>(entry: &Entry, placement: &'a Placement) -> Result<&'a Endpoint, ApiError> {
-    let unavailable = |message: String, hint: &str| {
-        Err(ApiError::new(Code::BackendUnavailable, message).hint(hint))
-    };
-    match placement {
-        Placement::External(endpoint) => Ok(endpoint),
-        Placement::SinglePort => unavailable(
-            format!("{} is a vLLM model, and this version does not start engines yet", entry.name),
-            "start vLLM yourself and give the entry a backend_config.base_url, or set vllm_single_port = false",
-        ),
-        Placement::Ollama => unavailable(
-            format!(
-                "{} is an Ollama model, and this version does not speak Ollama's protocol yet",
-                entry.name
-            ),
-            "use backend \"openai\" with backend_config.base_url = \"http://127.0.0.1:11434/v1\"",
-        ),
-    }
+/// This version does not speak Ollama's own protocol.
+pub(super) fn no_ollama(model: &str) -> ApiError {
+    let message = format!(
+        "{model} is an Ollama model, and this version does not speak Ollama's protocol yet"
+    );
+    ApiError::new(Code::BackendUnavailable, message)
+        .hint("use backend \"openai\" with backend_config.base_url = \"http://127.0.0.1:11434/v1\"")
 }
 
+/// Sends the request. The client's body shall not stay in memory for as long as an answer streams:
+/// it goes when the answer begins.
 pub(super) fn dispatch(
     shared: &Shared,
-    prepared: &mut Prepared,
+    prepared: &Prepared,
+    endpoint: &Endpoint,
     meta: &RequestMeta,
+    cargo: Cargo,
+    may_return: bool,
 ) -> Result<Upstream, ApiError> {
-    let endpoint = &prepared.endpoint;
     let client = shared.clients.get(endpoint).map_err(|error| {
         // The path is the operator's business, not the client's.
         tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
         ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
             .hint("the proxy's own log says why")
     })?;
-    let body = std::mem::take(&mut prepared.body);
-    Upstream::send(&client, endpoint, "/chat/completions", prepared.stream, meta, body)
+    let path = "/chat/completions";
+    Upstream::send(&client, endpoint, path, prepared.stream, meta, cargo, may_return)
 }

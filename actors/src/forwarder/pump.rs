@@ -10,11 +10,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
 use chat_proxy_core::chat::unary as rules;
+use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 
 use super::deadlines::{Deadlines, Due};
 use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
+use super::task::{Cargo, Unsent};
 use super::upstream::{Event, Head, Upstream};
 use super::{Shared, failure};
 use crate::transcript::Transcript;
@@ -42,6 +44,8 @@ enum Ending {
     Failed(ApiError),
     /// An error answer of the backend, to be passed on with its own status.
     Error(Head, Bytes),
+    /// The backend dropped the request unanswered; it can be sent again.
+    Unsent(ApiError, Cargo),
 }
 
 struct Pump<'a> {
@@ -55,13 +59,15 @@ struct Pump<'a> {
     kept: Option<BytesMut>,
 }
 
+/// Streams the answer; gives the request back where it is to be sent again.
 pub(super) async fn run(
     shared: &Shared,
-    prepared: Prepared,
+    prepared: &Prepared,
+    endpoint: &Endpoint,
     upstream: Upstream,
     reply: Reply,
     transcript: &mut Transcript,
-) {
+) -> Option<Unsent> {
     let mut pump = Pump {
         upstream,
         reply,
@@ -74,12 +80,16 @@ pub(super) async fn run(
     };
     let ending = pump.pump().await;
     // Not after a timeout: that pool serves other backends too, and none of it is broken.
-    if let Ending::Failed(error) = &ending
+    if let Ending::Failed(error) | Ending::Unsent(error, _) = &ending
         && error.code == Code::BackendUnavailable
     {
-        shared.clients.forget(&prepared.endpoint);
+        shared.clients.forget(endpoint);
+    }
+    if let Ending::Unsent(error, cargo) = ending {
+        return Some(Unsent { reply: pump.reply, error, cargo });
     }
     pump.conclude(ending).await;
+    None
 }
 
 impl Pump<'_> {
@@ -107,6 +117,7 @@ impl Pump<'_> {
                 Wake::Upstream(Event::Chunk(chunk)) => self.chunk(&chunk).await,
                 Wake::Upstream(Event::End) => Some(self.ended()),
                 Wake::Upstream(Event::Failed(error)) => Some(self.broke(error)),
+                Wake::Upstream(Event::Unsent(error, cargo)) => Some(Ending::Unsent(error, cargo)),
             };
             if let Some(ending) = ending {
                 return ending;
@@ -158,9 +169,10 @@ impl Pump<'_> {
                 Ok(Wake::Upstream(Event::End | Event::Head(_))) => {
                     return Ok((body.freeze(), true));
                 }
-                Ok(Wake::Upstream(Event::Failed(error)) | Wake::Due(Due::Timeout(error))) => {
-                    return Err(Ending::Failed(error));
-                }
+                Ok(
+                    Wake::Upstream(Event::Failed(error) | Event::Unsent(error, _))
+                    | Wake::Due(Due::Timeout(error)),
+                ) => return Err(Ending::Failed(error)),
                 Ok(Wake::Interrupt(why)) => return Err(Ending::Interrupted(why)),
                 Ok(Wake::Due(Due::Heartbeat)) => self.heartbeat(),
             }
@@ -243,7 +255,9 @@ impl Pump<'_> {
                 self.reply.end();
             }
             Ending::Interrupted(why) => self.reply.interrupted(why, self.transcript),
-            Ending::Failed(error) => self.reply.refuse(error, self.transcript),
+            Ending::Failed(error) | Ending::Unsent(error, _) => {
+                self.reply.refuse(error, self.transcript);
+            }
             Ending::Error(head, body) => {
                 failure::pass_error(self.reply, &head, body, self.model, self.transcript);
             }
@@ -267,7 +281,7 @@ async fn trail(mut upstream: Upstream) {
         loop {
             match std::task::ready!(upstream.poll_event(cx)) {
                 Event::Chunk(_) | Event::Head(_) => {}
-                Event::End | Event::Failed(_) => return Poll::Ready(()),
+                Event::End | Event::Failed(_) | Event::Unsent(..) => return Poll::Ready(()),
             }
         }
     });

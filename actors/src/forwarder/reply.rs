@@ -8,12 +8,13 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use chat_proxy_core::ids::Generation;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
 use super::channel::{self, Frame, Sender};
-use super::cut::CutSignal;
+use super::cut::{CutBy, CutSignal};
 use super::messages::{Answer, StreamAnswer, WholeAnswer};
 use crate::transcript::Transcript;
 
@@ -24,6 +25,17 @@ pub(super) enum Interrupt {
     Gone,
     /// The daemon ends all requests.
     Cut,
+    /// The engine that answers is stopped, or died.
+    EngineGone,
+}
+
+impl From<CutBy> for Interrupt {
+    fn from(by: CutBy) -> Self {
+        match by {
+            CutBy::Daemon => Interrupt::Cut,
+            CutBy::Engine => Interrupt::EngineGone,
+        }
+    }
 }
 
 enum State {
@@ -44,6 +56,11 @@ impl Reply {
         Reply { state: State::Held(Some(reply)), cut }
     }
 
+    /// From now on the request uses this start of an engine, or none.
+    pub(super) fn uses(&self, generation: Option<Generation>) {
+        self.cut.uses(generation);
+    }
+
     /// Whether the head of a stream has been sent.
     pub(super) fn is_streaming(&self) -> bool {
         matches!(self.state, State::Streaming(_))
@@ -51,8 +68,8 @@ impl Reply {
 
     /// Ready when the request is interrupted.
     pub(super) fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        if self.cut.poll(cx).is_ready() {
-            return Poll::Ready(Interrupt::Cut);
+        if let Poll::Ready(by) = self.cut.poll(cx) {
+            return Poll::Ready(by.into());
         }
         let gone = match &mut self.state {
             State::Held(Some(reply)) => reply.poll_closed(cx),
@@ -89,8 +106,8 @@ impl Reply {
     /// Waits until the client can take more.
     pub(super) async fn room(&mut self) -> Result<(), Interrupt> {
         poll_fn(|cx| {
-            if self.cut.poll(cx).is_ready() {
-                return Poll::Ready(Err(Interrupt::Cut));
+            if let Poll::Ready(by) = self.cut.poll(cx) {
+                return Poll::Ready(Err(by.into()));
             }
             match &self.state {
                 State::Streaming(frames) => {
@@ -159,6 +176,10 @@ impl Reply {
             Interrupt::Cut => {
                 let message = "the proxy is shutting down and ended this request";
                 self.refuse(ApiError::new(Code::Draining, message), transcript);
+            }
+            Interrupt::EngineGone => {
+                let message = "the engine that answered this request was stopped, or died";
+                self.refuse(ApiError::new(Code::BackendUnavailable, message), transcript);
             }
         }
     }

@@ -1,15 +1,20 @@
 //! One request from its body to its end.
 //!
-//! Owns: the order of the steps and what is handed back at the end. Must never do: answer twice;
-//! the [`Reply`] is consumed by the answer.
+//! Owns: the order of the steps, the one second try at a supervised engine, and what is handed back
+//! at the end. Must never do: answer twice; the [`Reply`] is consumed by the answer.
 
 use std::any::Any;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use chat_proxy_core::ApiError;
+use chat_proxy_core::engine::Launch;
+use chat_proxy_core::registry::{Endpoint, Placement};
 
+use super::admission::{Wanted, admit};
 use super::messages::{Forward, RequestMeta};
-use super::prepare::{dispatch, prepare};
+use super::prepare::{Prepared, dispatch, prepare};
 use super::reply::Reply;
 use super::{Shared, pump, unary};
 use crate::transcript::Transcript;
@@ -34,18 +39,97 @@ struct Incoming {
     meta: RequestMeta,
 }
 
+/// What is sent, and what is held while it is.
+pub(super) struct Cargo {
+    pub(super) body: Vec<Bytes>,
+    pub(super) share: Box<dyn Any + Send>,
+}
+
+/// A request that its backend refused or dropped before it answered a byte, with all that is needed
+/// to send it once more.
+pub(super) struct Unsent {
+    pub(super) reply: Reply,
+    pub(super) error: ApiError,
+    pub(super) cargo: Cargo,
+}
+
 async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &mut Transcript) {
-    let mut prepared = match prepare(shared, incoming.body, transcript) {
+    let Incoming { body, share, meta } = incoming;
+    let (prepared, body) = match prepare(shared, body, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
-    let upstream = match dispatch(shared, &mut prepared, &incoming.meta) {
-        Ok(upstream) => upstream.holding(incoming.share),
-        Err(error) => return reply.refuse(error, transcript),
-    };
-    if prepared.stream {
-        pump::run(shared, prepared, upstream, reply, transcript).await;
-    } else {
-        unary::run(shared, prepared, upstream, reply, transcript).await;
+    let request = Request { shared, prepared: &prepared, meta: &meta };
+    let cargo = Cargo { body, share };
+    match &prepared.placement {
+        Placement::SinglePort(launch) => request.supervised(launch, cargo, reply, transcript).await,
+        Placement::External(endpoint) => {
+            let unsent = request.forward(endpoint, cargo, false, reply, transcript).await;
+            if let Some(unsent) = unsent {
+                unsent.reply.refuse(unsent.error, transcript);
+            }
+        }
+        Placement::Ollama => reply.refuse(super::prepare::no_ollama(&prepared.model), transcript),
+    }
+}
+
+struct Request<'a> {
+    shared: &'a Shared,
+    prepared: &'a Prepared,
+    meta: &'a RequestMeta,
+}
+
+impl Request<'_> {
+    /// Waits for a turn, sends, and once more if the engine went before it answered a byte.
+    async fn supervised(
+        &self,
+        launch: &Arc<Launch>,
+        mut cargo: Cargo,
+        mut reply: Reply,
+        transcript: &mut Transcript,
+    ) {
+        let mut refused_by = None;
+        loop {
+            let wanted = Wanted { launch, stream: self.prepared.stream, refused_by };
+            let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await else {
+                return;
+            };
+            let may_return = refused_by.is_none();
+            let endpoint = &permit.launch.endpoint;
+            let sent = self.forward(endpoint, cargo, may_return, held, transcript).await;
+            let Some(unsent) = sent else { return };
+            if !may_return {
+                return unsent.reply.refuse(unsent.error, transcript);
+            }
+            tracing::warn!(error = %unsent.error, "sent back to the queue");
+            unsent.reply.uses(None);
+            refused_by = Some(permit.generation);
+            (cargo, reply) = (unsent.cargo, unsent.reply);
+        }
+    }
+
+    /// Sends the request and streams the answer; gives it back if it may return and must.
+    async fn forward(
+        &self,
+        endpoint: &Endpoint,
+        cargo: Cargo,
+        may_return: bool,
+        reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Option<Unsent> {
+        let _at_backend = transcript.at_backend();
+        let Request { shared, prepared, meta } = self;
+        let upstream = match dispatch(shared, prepared, endpoint, meta, cargo, may_return) {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                reply.refuse(error, transcript);
+                return None;
+            }
+        };
+        if prepared.stream {
+            pump::run(shared, prepared, endpoint, upstream, reply, transcript).await
+        } else {
+            unary::run(shared, prepared, endpoint, upstream, reply, transcript).await
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
@@ -18,6 +19,7 @@ use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::WholeAnswer;
 use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
+use super::task::{Cargo, Unsent};
 use super::upstream::{Event, Head, Upstream};
 use crate::transcript::Transcript;
 
@@ -28,15 +30,18 @@ enum Fetched {
     Whole(Head, Bytes),
     Interrupted(Interrupt),
     Failed(ApiError),
+    Unsent(ApiError, Cargo),
 }
 
+/// Fetches the answer; gives the request back where it is to be sent again.
 pub(super) async fn run(
     shared: &Shared,
-    prepared: Prepared,
+    prepared: &Prepared,
+    endpoint: &Endpoint,
     mut upstream: Upstream,
     mut reply: Reply,
     transcript: &mut Transcript,
-) {
+) -> Option<Unsent> {
     let limit = shared.settings.unary_timeout;
     let fetching = fetch(&mut upstream, &mut reply);
     let fetched = match limit.limit() {
@@ -49,17 +54,22 @@ pub(super) async fn run(
     match fetched {
         Fetched::Interrupted(why) => reply.interrupted(why, transcript),
         Fetched::Failed(error) => reply.refuse(error, transcript),
+        Fetched::Unsent(error, cargo) => {
+            shared.clients.forget(endpoint);
+            return Some(Unsent { reply, error, cargo });
+        }
         Fetched::Whole(head, body) => {
             if let Err(error) = judge(&head, &body, upstream.address()) {
-                shared.clients.forget(&prepared.endpoint);
-                return reply.refuse(error, transcript);
+                shared.clients.forget(endpoint);
+                reply.refuse(error, transcript);
+            } else if head.status.is_success() {
+                pass(reply, &head, body, prepared.model.clone(), transcript);
+            } else {
+                pass_error(reply, &head, body, &prepared.model, transcript);
             }
-            if !head.status.is_success() {
-                return pass_error(reply, &head, body, &prepared.model, transcript);
-            }
-            pass(reply, &head, body, prepared.model, transcript);
         }
     }
+    None
 }
 
 /// Reads until the body's end, the client's departure, or the bound.
@@ -77,6 +87,7 @@ async fn fetch(upstream: &mut Upstream, reply: &mut Reply) -> Fetched {
                 body.push(chunk);
             }
             Ok(Event::Failed(error)) => return Fetched::Failed(error),
+            Ok(Event::Unsent(error, cargo)) => return Fetched::Unsent(error, cargo),
             Ok(Event::End) => {
                 return match head {
                     Some(head) => Fetched::Whole(head, body.into_bytes()),

@@ -19,6 +19,7 @@ use futures_core::Stream;
 
 use super::body::Pieces;
 use super::messages::RequestMeta;
+use super::task::Cargo;
 
 /// What comes from a backend.
 pub(super) enum Event {
@@ -30,6 +31,8 @@ pub(super) enum Event {
     End,
     /// The connection failed.
     Failed(ApiError),
+    /// It was refused or dropped before a byte of an answer came; what was sent can be sent again.
+    Unsent(ApiError, Cargo),
 }
 
 /// What matters of a response's head.
@@ -52,8 +55,9 @@ enum State {
 pub(super) struct Upstream {
     state: State,
     address: String,
-    /// The share of the memory for waiting bodies; given back when the head has come.
-    share: Option<Box<dyn Any + Send>>,
+    /// The share of the memory for waiting bodies; given back when the head has come. And the body,
+    /// where it may have to be sent again.
+    held: Option<(Box<dyn Any + Send>, Option<Vec<Bytes>>)>,
 }
 
 impl Upstream {
@@ -64,8 +68,12 @@ impl Upstream {
         path: &str,
         stream: bool,
         meta: &RequestMeta,
-        body: Vec<Bytes>,
+        cargo: Cargo,
+        may_return: bool,
     ) -> Result<Upstream, ApiError> {
+        let Cargo { body, share } = cargo;
+        // Pieces are slices of the client's body: keeping them copies nothing.
+        let again = may_return.then(|| body.clone());
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut request = client
             .post(endpoint.url(path))
@@ -86,14 +94,8 @@ impl Upstream {
         Ok(Upstream {
             state: State::Sending(request.send_body(Pieces::new(body))),
             address: endpoint.base().to_owned(),
-            share: None,
+            held: Some((share, again)),
         })
-    }
-
-    /// Keeps the request's memory share until the backend has begun to answer.
-    pub(super) fn holding(mut self, share: Box<dyn Any + Send>) -> Self {
-        self.share = Some(share);
-        self
     }
 
     /// The next event; safe to drop and call again.
@@ -101,8 +103,8 @@ impl Upstream {
         match &mut self.state {
             State::Sending(sending) => {
                 let outcome = std::task::ready!(Pin::new(sending).poll(cx));
-                self.share = None;
-                Poll::Ready(self.begun(outcome))
+                let held = self.held.take();
+                Poll::Ready(self.begun(outcome, held))
             }
             State::Flowing(response) => {
                 let next = std::task::ready!(Pin::new(response).poll_next(cx));
@@ -119,7 +121,11 @@ impl Upstream {
         }
     }
 
-    fn begun(&mut self, outcome: Result<ClientResponse, SendRequestError>) -> Event {
+    fn begun(
+        &mut self,
+        outcome: Result<ClientResponse, SendRequestError>,
+        held: Option<(Box<dyn Any + Send>, Option<Vec<Bytes>>)>,
+    ) -> Event {
         match outcome {
             Ok(response) => {
                 let head = head_of(&response);
@@ -135,8 +141,13 @@ impl Upstream {
                 Event::Head(head)
             }
             Err(error) => {
-                let error = explain(&error, &self.address);
-                self.over(Event::Failed(error))
+                let told = explain(&error, &self.address);
+                match held {
+                    Some((share, Some(body))) if is_unanswered(&error) => {
+                        self.over(Event::Unsent(told, Cargo { body, share }))
+                    }
+                    _ => self.over(Event::Failed(told)),
+                }
             }
         }
     }
@@ -188,6 +199,15 @@ fn encoding_of(response: &ClientResponse) -> Option<String> {
     let value = response.headers().get(header::CONTENT_ENCODING)?;
     let text = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
     (!text.is_empty() && text != "identity").then_some(text)
+}
+
+/// Whether the backend refused or dropped the connection without a byte of an answer.
+fn is_unanswered(error: &SendRequestError) -> bool {
+    matches!(
+        error,
+        SendRequestError::Connect(ConnectError::Io(_) | ConnectError::Disconnected)
+            | SendRequestError::Send(_)
+    )
 }
 
 /// A failure before the head, in words that say what to do.

@@ -2,6 +2,29 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::root::Role;
+use actix::Arbiter;
+
+fn start(settings: LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
+    let directory = Directory::default();
+    let log = LogHandle::new(&settings, &directory)?;
+    start_writer(&log, settings, &directory, arbiter);
+    Ok(log)
+}
+
+fn start_writer(log: &LogHandle, settings: LogSettings, directory: &Directory, arbiter: &Arbiter) {
+    let writer = log.writer(settings, Guard::unwatched(Role::Logger));
+    let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| writer);
+    directory.write(move |book| book.logger = Some(addr.clone()));
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    PathBuf::from(format!("{}.{number}", path.display()))
+}
+
+async fn flush(log: &LogHandle) -> FlushReport {
+    log.flush(Duration::from_secs(10)).await.unwrap()
+}
 
 fn settings(dir: &Path, max_bytes: u64, max_files: u32) -> LogSettings {
     LogSettings { path: dir.join("log/x.jsonl"), max_bytes, max_files, log_prompts: false }
@@ -27,9 +50,9 @@ async fn lines_are_whole_in_order_and_none_is_lost_over_rotations() {
     let settings = settings(dir.path(), 4000, 100);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = LoggerActor::start(settings, &arbiter).unwrap();
+    let log = start(settings, &arbiter).unwrap();
     (0..200).for_each(|id| log.write(record(id)));
-    let report = log.addr().send(Flush).await.unwrap();
+    let report = flush(&log).await;
     assert_eq!(report, FlushReport { written: 200, dropped: 0 });
     let mut all = Vec::new();
     for number in (1..100).rev() {
@@ -48,9 +71,9 @@ async fn only_so_many_old_files_are_kept() {
     let settings = settings(dir.path(), 1024, 2);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = LoggerActor::start(settings, &arbiter).unwrap();
+    let log = start(settings, &arbiter).unwrap();
     (0..50).for_each(|id| log.write(record(id)));
-    log.addr().send(Flush).await.unwrap();
+    flush(&log).await;
     assert!(numbered(&path, 2).exists());
     assert!(!numbered(&path, 3).exists());
     arbiter.stop();
@@ -62,12 +85,12 @@ async fn a_file_that_was_moved_away_is_made_anew() {
     let settings = settings(dir.path(), 1 << 20, 2);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = LoggerActor::start(settings, &arbiter).unwrap();
+    let log = start(settings, &arbiter).unwrap();
     log.write(record(1));
-    log.addr().send(Flush).await.unwrap();
+    flush(&log).await;
     std::fs::rename(&path, dir.path().join("away")).unwrap();
     log.write(record(2));
-    log.addr().send(Flush).await.unwrap();
+    flush(&log).await;
     assert_eq!(ids(&path), ["r2"]);
     arbiter.stop();
 }
@@ -80,10 +103,10 @@ async fn a_full_disk_costs_lines_and_nothing_else() {
     let settings = LogSettings { path: "/dev/full".into(), ..settings(dir.path(), 1 << 20, 2) };
     let arbiter = Arbiter::new();
     drop(live);
-    let log = LoggerActor::start(settings, &arbiter).unwrap();
+    let log = start(settings, &arbiter).unwrap();
     log.write(record(1));
     log.write(record(2));
-    assert_eq!(log.addr().send(Flush).await.unwrap(), FlushReport { written: 0, dropped: 2 });
+    assert_eq!(flush(&log).await, FlushReport { written: 0, dropped: 2 });
     arbiter.stop();
 }
 
@@ -92,6 +115,27 @@ async fn a_path_that_cannot_be_opened_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("log"), "a file, not a directory").unwrap();
     let arbiter = Arbiter::new();
-    assert!(LoggerActor::start(settings(dir.path(), 1 << 20, 2), &arbiter).is_err());
+    assert!(start(settings(dir.path(), 1 << 20, 2), &arbiter).is_err());
+    arbiter.stop();
+}
+
+#[actix_rt::test]
+async fn the_death_of_the_writer_loses_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1 << 20, 2);
+    let arbiter = Arbiter::new();
+    let directory = Directory::default();
+    let log = LogHandle::new(&settings, &directory).unwrap();
+    // Before there is a writer, with one, after its death, and with its successor.
+    log.write(record(1));
+    start_writer(&log, settings.clone(), &directory, &arbiter);
+    log.write(record(2));
+    let writer = directory.book().logger.clone().unwrap();
+    assert!(writer.send(crate::root::fault::Explode).await.is_err());
+    (3..50).for_each(|id| log.write(record(id)));
+    start_writer(&log, settings.clone(), &directory, &arbiter);
+    log.write(record(50));
+    assert_eq!(flush(&log).await, FlushReport { written: 50, dropped: 0 });
+    assert_eq!(ids(&settings.path), (1..=50).map(|id| format!("r{id}")).collect::<Vec<_>>());
     arbiter.stop();
 }

@@ -26,6 +26,7 @@ use chat_proxy_core::registry::listing::{Item, LayerTimes, Listing, ListingRules
 use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
 use crate::metrics::Metrics;
+use crate::root::Guard;
 use files::{CURATED, DISCOVERED, Fingerprint, RealDisk};
 use watch::{Changed, Watch};
 
@@ -190,13 +191,19 @@ pub struct RegistryActor {
     /// not overwrite what a later one found.
     begun: u64,
     taken: u64,
+    _guard: Guard,
 }
 
 impl RegistryActor {
-    /// An actor over a first view, which may hold an error and no entries.
-    pub fn new(settings: RegistrySettings, metrics: Metrics) -> (Self, RegistryView) {
-        let view = RegistryView::default();
-        let mut actor = RegistryActor {
+    /// An actor that publishes in `view`; what its predecessor had published stays until it has
+    /// found something newer.
+    pub fn new(
+        settings: RegistrySettings,
+        metrics: Metrics,
+        view: &RegistryView,
+        guard: Guard,
+    ) -> Self {
+        RegistryActor {
             settings,
             metrics,
             view: view.clone(),
@@ -206,11 +213,18 @@ impl RegistryActor {
             looking: false,
             begun: 1,
             taken: 0,
-        };
-        let found = look(&actor.settings, None);
+            _guard: guard,
+        }
+    }
+
+    /// Reads the files here and now: for the start, before there is anybody to keep waiting. What
+    /// is found, which may be an error and no entries, is published.
+    #[must_use]
+    pub fn having_read(mut self) -> Self {
+        let found = look(&self.settings, None);
         // Told to the log, and to whoever asks for readiness.
-        let _ = actor.take(1, found);
-        (actor, view)
+        let _ = self.take(1, found);
+        self
     }
 
     /// Publishes what was found; answers the number of models.

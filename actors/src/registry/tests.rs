@@ -34,7 +34,9 @@ fn start(curated: &str) -> Home {
 }
 
 fn start_in(dir: tempfile::TempDir) -> Home {
-    let (actor, view) = RegistryActor::new(settings(dir.path()), Metrics::new().unwrap());
+    let (view, metrics) = (RegistryView::default(), Metrics::new().unwrap());
+    let guard = Guard::unwatched(crate::root::Role::Registry);
+    let actor = RegistryActor::new(settings(dir.path()), metrics, &view, guard).having_read();
     Home { view, addr: actor.start(), dir }
 }
 

@@ -145,7 +145,7 @@ sections! {
     }
     /// Services that are started on demand.
     autostart Autostart {
-        autostart_enabled: bool = Bool, "true", Later, "Start backends when a request needs them.";
+        autostart_enabled: bool = Bool, "true", Now, "Start engines when a request needs them; by hand they can always be started.";
         autostart_map: Option<String> = Text, "", Later, "What to start: backend=service, separated by commas, or JSON.";
         autostart_grace_period_s: Seconds = S, "120", Later, "A started service must be ready within this (s).";
         services: BTreeMap<String, Service> = Services, "{}", Later, "Tables that say how a service is started.";
@@ -186,20 +186,20 @@ sections! {
     /// The supervised vLLM.
     vllm Vllm {
         vllm_single_port: bool = Bool, "true", Now, "Supervise vLLM on one port; false relays vLLM entries to their own ports.";
-        vllm_port: u16 = PORT, "24001", Later, "The port of the supervised vLLM.";
-        vllm_command: Option<Vec<String>> = Command, "", Later, "How vLLM is started; unset: found.";
-        vllm_env: BTreeMap<String, String> = Map, "{}", Later, "Environment of engines, on top of the daemon's own.";
-        vllm_state_path: String = Text, "\"_staging/active_vllm.json\"", Later, "Where the running engine is remembered.";
-        vllm_start_timeout_s: Seconds = S, "600", Later, "From spawn to ready (s).";
-        vllm_stop_timeout_s: Seconds = S, "30", Later, "From SIGTERM to SIGKILL (s).";
-        vllm_health_timeout_s: Seconds = S, "180", Later, "A loading engine may be silent for this long (s).";
-        vllm_health_host: String = Text, "\"127.0.0.1\"", Later, "Host for engines without one of their own.";
-        vllm_restart_backoff_s: Seconds = S, "2.0", Later, "First pause after a failed start (s); it doubles up to 60.";
-        vllm_gpu_memory_utilization: f64 = Float(0.0, 1.0), "0.75", Later, "Part of the GPU's memory for vLLM.";
-        vllm_max_model_len: Option<u32> = Int(1, 100_000_000), "", Later, "Context length for all models.";
+        vllm_port: u16 = PORT, "24001", Now, "The port of the supervised vLLM.";
+        vllm_command: Option<Vec<String>> = Command, "", Now, "How vLLM is started; unset: found (vllm serve, else uv run vllm serve, else python3 -m vllm.entrypoints.openai.api_server).";
+        vllm_env: BTreeMap<String, String> = Map, "{}", Now, "Environment of engines, on top of the daemon's own.";
+        vllm_state_path: String = Text, "\"_staging/active_vllm.json\"", Now, "Where the running engine is remembered.";
+        vllm_start_timeout_s: Seconds = S, "600", Now, "From spawn to ready (s).";
+        vllm_stop_timeout_s: Seconds = S, "30", Now, "An engine that serves gets this long between SIGTERM and SIGKILL (s).";
+        vllm_health_timeout_s: Seconds = S, "180", Now, "A loading engine may be silent for this long (s).";
+        vllm_health_host: String = Text, "\"127.0.0.1\"", Now, "Host for engines without one of their own.";
+        vllm_restart_backoff_s: Seconds = S, "2.0", Now, "First pause after a failed start (s); it doubles up to 60.";
+        vllm_gpu_memory_utilization: f64 = Float(0.0, 1.0), "0.75", Now, "Part of the GPU's memory for vLLM.";
+        vllm_max_model_len: Option<u32> = Int(1, 100_000_000), "", Now, "Context length for all models.";
         vllm_remote_url: Option<String> = Text, "", Later, "Reserved for a remote executor.";
-        vllm_executor_cwd: Option<String> = Text, "", Later, "Working directory of engines.";
-        vllm_log_max_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Later, "An engine's log is rotated at this size (bytes).";
+        vllm_executor_cwd: Option<String> = Text, "", Now, "Working directory of engines.";
+        vllm_log_max_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Later, "A running engine's log is rotated at this size (bytes); before each start it is in any case.";
         health_interval_s: Seconds = S, "5", Later, "Pause between health probes (s).";
         health_probe_timeout_s: Seconds = S, "5", Later, "A health probe may take this long (s).";
         health_failures: u32 = Int(1, 1000), "3", Later, "Failed probes in a row that make an engine dead.";
@@ -207,7 +207,7 @@ sections! {
         breaker_window_s: Seconds = S, "600", Later, "See breaker_failures (s).";
         breaker_open_s: Seconds = S, "60", Later, "How long the breaker stays open (s); it doubles up to 900.";
         abandoned_load_grace_s: Option<Seconds> = S, "", Later, "A load that nobody waits for may go on for this long (s); unset: no limit.";
-        loading_stop_grace_s: Seconds = S, "3", Later, "An engine that loads gets this long between SIGTERM and SIGKILL (s).";
+        loading_stop_grace_s: Seconds = S, "3", Now, "An engine that loads gets this long between SIGTERM and SIGKILL (s).";
     }
     /// Ollama.
     ollama Ollama {
@@ -227,11 +227,11 @@ sections! {
     }
     /// Who is served when.
     scheduler Scheduler {
-        max_queue_depth: u32 = COUNT, "512", Later, "Requests that may wait, over all models.";
-        max_queue_wait_s: Seconds = S, "600", Later, "Longest wait for a turn (s).";
+        max_queue_depth: u32 = COUNT, "512", Now, "Requests that may wait, over all models.";
+        max_queue_wait_s: Seconds = S, "600", Now, "Longest wait for a turn (s).";
         max_concurrent_per_model: u32 = COUNT, "0", Later, "Requests at once for one model; 0 = no limit.";
-        swap_drain_timeout_s: Seconds = S, "0", Later, "A swap cuts running requests after this (s); 0 = no limit.";
-        max_swap_wait_s: Seconds = S, "120", Later, "An interactive request causes a swap at the latest after this (s).";
+        swap_drain_timeout_s: Seconds = S, "0", Now, "A swap cuts running requests after this (s); 0 = no limit.";
+        max_swap_wait_s: Seconds = S, "120", Now, "An interactive request causes a swap at the latest after this (s).";
         background_swap_wait_s: Seconds = S, "600", Later, "A background request causes a swap at the latest after this (s).";
         background_idle_s: Seconds = S, "20", Later, "Quiet time before background work may cause a swap (s).";
         idle_unload_s: Seconds = S, "0", Later, "An unused model is unloaded after this (s); 0 = never.";

@@ -2,9 +2,12 @@
 //!
 //! Owns: base URLs, default ports, the loopback alias. Must never do: connect.
 
+use std::sync::Arc;
+
 use url::Url;
 
 use super::entry::{BackendConfig, Entry};
+use crate::engine::{EngineRules, Launch};
 
 /// What settings have to say about addresses.
 #[derive(Debug, Clone, Default)]
@@ -13,13 +16,15 @@ pub struct EndpointRules {
     pub loopback_alias: Option<String>,
     /// Supervise vLLM on one port; otherwise its entries are relayed to their own ports.
     pub vllm_single_port: bool,
+    /// How the engines on that port are started.
+    pub engine: EngineRules,
 }
 
 /// Who answers for an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
     /// A vLLM that we start and stop.
-    SinglePort,
+    SinglePort(Arc<Launch>),
     /// Ollama, through its own protocol.
     Ollama,
     /// An OpenAI-compatible server that somebody else runs.
@@ -55,6 +60,30 @@ impl std::fmt::Debug for UserInfo {
 }
 
 impl Endpoint {
+    /// A server of our own on this machine; the error says why that host cannot be one.
+    pub fn local(host: &str, port: u16) -> Result<Endpoint, String> {
+        let url = Url::parse(&with_scheme(host)).map_err(|e| format!("is not an address: {e}"))?;
+        let mut url = url;
+        url.set_port(Some(port)).map_err(|()| "cannot have a port".to_owned())?;
+        Ok(Endpoint { base: base_of(&url), userinfo: None, api_key_env: None, ca_file: None })
+    }
+
+    /// A server at a port of this machine.
+    pub fn loopback(port: u16) -> Endpoint {
+        let base = format!("http://127.0.0.1:{port}/v1");
+        Endpoint { base, userinfo: None, api_key_env: None, ca_file: None }
+    }
+
+    /// The server itself, without the path: where `/health` is.
+    pub fn origin(&self) -> &str {
+        self.base.strip_suffix("/v1").unwrap_or(&self.base)
+    }
+
+    /// The port, the scheme's own where none is named.
+    pub fn port(&self) -> Option<u16> {
+        Url::parse(&self.base).ok()?.port_or_known_default()
+    }
+
     /// The address of an `OpenAI` path such as `/chat/completions`, below the base.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
@@ -73,7 +102,7 @@ impl Placement {
         match entry.backend.as_str() {
             "ollama" => Ok(Placement::Ollama),
             "vllm" if config.base_url.is_none() && rules.vllm_single_port => {
-                Ok(Placement::SinglePort)
+                Launch::of(entry, &rules.engine).map(Arc::new).map(Placement::SinglePort)
             }
             backend => external(backend, config, rules).map(Placement::External),
         }
@@ -195,8 +224,11 @@ mod tests {
     }
 
     fn base(backend: &str, config: &Value, alias: Option<&str>) -> String {
-        let rules =
-            EndpointRules { loopback_alias: alias.map(str::to_owned), vllm_single_port: true };
+        let rules = EndpointRules {
+            loopback_alias: alias.map(str::to_owned),
+            vllm_single_port: true,
+            ..EndpointRules::default()
+        };
         match place(backend, config, &rules) {
             Ok(Placement::External(endpoint)) => endpoint.base().to_owned(),
             other => panic!("{other:?}"),
@@ -243,7 +275,11 @@ mod tests {
         ] {
             assert_eq!(base("openai", &json!({"base_url": url}), alias), want);
         }
-        let rules = EndpointRules { loopback_alias: Some("box".into()), vllm_single_port: true };
+        let rules = EndpointRules {
+            loopback_alias: Some("box".into()),
+            vllm_single_port: true,
+            ..EndpointRules::default()
+        };
         let Ok(Placement::External(endpoint)) =
             place("openai", &json!({"base_url": "http://me:p%40ss+w@localhost:1"}), &rules)
         else {
@@ -257,8 +293,9 @@ mod tests {
 
     #[test]
     fn vllm_is_supervised_unless_told_otherwise() {
-        let mut rules = EndpointRules { loopback_alias: None, vllm_single_port: true };
-        assert_eq!(place("vllm", &json!({"port": 24005}), &rules), Ok(Placement::SinglePort));
+        let mut rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
+        let placed = place("vllm", &json!({"port": 24005}), &rules);
+        assert!(matches!(placed, Ok(Placement::SinglePort(_))), "{placed:?}");
         assert_eq!(place("ollama", &json!({}), &rules), Ok(Placement::Ollama));
         rules.vllm_single_port = false;
         let Ok(Placement::External(endpoint)) = place("vllm", &json!({"port": 24005}), &rules)

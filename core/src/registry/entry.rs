@@ -4,6 +4,9 @@
 //! (nulls, the string "None", objects for bools, port 0, hosts with a scheme); unknown fields are
 //! kept in the layers, and so in the merged file.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -49,6 +52,37 @@ pub struct Entry {
     pub context_window: Option<u64>,
     /// Its chat template.
     pub chat_template: ChatTemplate,
+    /// `metadata.pricing`.
+    pub pricing: Option<Pricing>,
+}
+
+/// Prices of a million tokens, in whatever currency the registry is kept in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pricing {
+    /// Of prompts.
+    pub input_per_mtok: f64,
+    /// Of answers.
+    pub output_per_mtok: f64,
+}
+
+impl Pricing {
+    /// Prices that are no numbers count as none.
+    fn of(metadata: &Map<String, Value>) -> Option<Pricing> {
+        let pricing = metadata.get("pricing")?.as_object()?;
+        let price = |name: &str| pricing.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+        let found = Pricing {
+            input_per_mtok: price("input_per_mtok"),
+            output_per_mtok: price("output_per_mtok"),
+        };
+        (found.input_per_mtok > 0.0 || found.output_per_mtok > 0.0).then_some(found)
+    }
+
+    /// What so many tokens cost.
+    #[allow(clippy::cast_precision_loss)] // token counts are small
+    pub fn cost(self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+        let (prompt, completion) = (prompt_tokens as f64, completion_tokens as f64);
+        (prompt * self.input_per_mtok + completion * self.output_per_mtok) / 1e6
+    }
 }
 
 /// `chat_template`.
@@ -85,6 +119,15 @@ pub struct BackendConfig {
     /// Where the model's files are.
     #[serde(deserialize_with = "text")]
     pub model_path: Option<String>,
+    /// Further arguments of an engine that we start.
+    #[serde(deserialize_with = "arguments")]
+    pub extra_args: Vec<String>,
+    /// Its environment; `None` unsets a variable.
+    #[serde(deserialize_with = "environment")]
+    pub env: BTreeMap<String, Option<String>>,
+    /// From its spawn to ready.
+    #[serde(rename = "start_timeout_s", deserialize_with = "seconds")]
+    pub start_timeout: Option<Duration>,
 }
 
 /// The fields of an entry that need no cleaning beyond their own deserializer.
@@ -147,6 +190,7 @@ impl Entry {
         Ok(Entry {
             testing: wire.metadata.get("testing").is_some_and(is_truthy),
             profiles: profiles(&wire.metadata),
+            pricing: Pricing::of(&wire.metadata),
             capabilities: Capabilities::read(&wire.capabilities, &wire.metadata),
             name,
             display_name: wire.display_name,
@@ -229,6 +273,48 @@ fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
         Value::Array(list) => list.iter().filter_map(text_of).collect(),
         one => text_of(&one).into_iter().collect(),
     })
+}
+
+/// A list of texts and numbers, or one text that is split as a shell would.
+fn arguments<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(line) => shell_words::split(&line)
+            .map_err(|e| serde::de::Error::custom(format!("extra_args {line:?}: {e}"))),
+        Value::Array(list) => Ok(list.iter().filter_map(text_of).collect()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Names to texts; numbers and bools are taken as text, `null` unsets.
+fn environment<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Option<String>>, D::Error> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in loose_map(deserializer)? {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(serde::de::Error::custom(format!("env: {name:?} is no variable's name")));
+        }
+        let value = match value {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(yes) => Some(yes.to_string()),
+            _ => return Err(serde::de::Error::custom(format!("env: {name} must be a text"))),
+        };
+        environment.insert(name, value);
+    }
+    Ok(environment)
+}
+
+/// A positive number of seconds; anything else says nothing.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let seconds = match Value::deserialize(deserializer)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let positive = seconds.filter(|seconds| *seconds > 0.0);
+    Ok(positive.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
 }
 
 /// An object; anything else counts as an empty one.
@@ -342,6 +428,19 @@ mod tests {
         .unwrap();
         assert_eq!((entry.display(), entry.quantization.as_deref()), ("a", Some("4")));
         assert_eq!(entry.model_aliases, ["x", "7"]);
+    }
+
+    #[test]
+    fn prices_are_read_and_costs_counted() {
+        let pricing = |value: Value| {
+            parse(&json!({"name": "a", "backend": "vllm", "metadata": {"pricing": value}}))
+                .unwrap()
+                .pricing
+        };
+        let found = pricing(json!({"input_per_mtok": 2, "output_per_mtok": 10.0})).unwrap();
+        assert!((found.cost(500_000, 100_000) - 2.0).abs() < 1e-9);
+        assert_eq!(pricing(json!(null)), None);
+        assert_eq!(pricing(json!({"input_per_mtok": "x"})), None);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Snapshot {
         let paths = [&entry.download_path, &entry.backend_config.model_path];
         let mut named = paths.into_iter().flatten().peekable();
         if named.peek().is_none() {
-            return !matches!(self.placement(position), Placement::SinglePort);
+            return !matches!(self.placement(position), Placement::SinglePort(_));
         }
         named.any(|path| disk.exists(Path::new(path)))
     }
@@ -204,7 +204,7 @@ impl Snapshot {
 /// What is known without asking anybody: nothing is started by this version.
 fn state_of(placement: &Placement) -> &'static str {
     match placement {
-        Placement::SinglePort => "stopped",
+        Placement::SinglePort(_) => "stopped",
         Placement::Ollama => "unknown",
         Placement::External(_) => "external",
     }
@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn list(entries: &Value, rules: &ListingRules, disk: &Paths) -> Vec<Item> {
-        let endpoints = EndpointRules { loopback_alias: None, vllm_single_port: true };
+        let endpoints = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
         let snapshot = Snapshot::load("r", entries.to_string().as_bytes(), &endpoints).unwrap();
         let listing = snapshot.list(rules, LayerTimes { curated: 7, discovered: 8 }, disk);
         listing.shown.iter().map(|i| listing.items[*i].clone()).collect()

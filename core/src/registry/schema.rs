@@ -207,7 +207,7 @@ mod tests {
             read_layer(name, text.as_bytes()).unwrap()
         };
         let rules = Rules {
-            endpoints: EndpointRules { loopback_alias: None, vllm_single_port: true },
+            endpoints: EndpointRules { vllm_single_port: true, ..EndpointRules::default() },
             deployment: "production".into(),
         };
         let (curated, discovered) = (read("layers-curated"), read("layers-discovered"));

@@ -154,7 +154,7 @@ impl Snapshot {
     pub(super) fn target(&self, position: usize) -> Target<'_> {
         let entry = &self.entries[position];
         let place = match &self.placements[position] {
-            Placement::SinglePort => entry.backend_config.model_path.as_deref().unwrap_or_default(),
+            Placement::SinglePort(launch) => launch.source.as_str(),
             Placement::Ollama => entry.backend_config.base_url.as_deref().unwrap_or_default(),
             Placement::External(endpoint) => endpoint.base(),
         };

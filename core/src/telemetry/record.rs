@@ -54,6 +54,9 @@ pub struct Record {
     pub tokens_estimated: bool,
     /// Completion tokens per second after the first.
     pub tokens_per_second: Option<f64>,
+    /// What it cost, where the registry knows the model's prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
     /// The first choice's finish reason.
     pub finish_reason: Option<String>,
     /// What request policies changed.

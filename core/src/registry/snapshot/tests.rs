@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 fn load(list: &Value) -> Snapshot {
-    let rules = EndpointRules { loopback_alias: None, vllm_single_port: true };
+    let rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
     Snapshot::load("r.json", list.to_string().as_bytes(), &rules).unwrap()
 }
 

@@ -1,0 +1,31 @@
+//! The one monotonic clock that the cores' moments are counted on.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use chat_proxy_core::engine::lifecycle::Moment;
+
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+/// Now.
+pub fn now() -> Moment {
+    origin().elapsed()
+}
+
+/// A moment of the past on that clock; what lies before its zero counts as zero.
+pub fn at(instant: Instant) -> Moment {
+    instant.saturating_duration_since(origin())
+}
+
+/// How long until a moment.
+pub fn until(moment: Moment) -> Duration {
+    moment.saturating_sub(now())
+}
+
+/// The wall clock, Unix seconds.
+pub fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

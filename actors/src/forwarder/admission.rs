@@ -1,0 +1,201 @@
+//! The wait for a turn at the GPU.
+//!
+//! Owns: asking the arbiter, again if it died, and what a waiting client is told meanwhile. Must
+//! never do: hold a place for a client that has gone; dropping the wait, on whatever path, abandons
+//! the place.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_proxy_core::engine::Launch;
+use chat_proxy_core::ids::{Generation, Ticket};
+use chat_proxy_core::{ApiError, Code};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::Shared;
+use super::reply::{Interrupt, Reply};
+use crate::clock;
+use crate::directory::Directory;
+use crate::gpu_arbiter::messages::{Abandon, Admit, Outcome, Progress};
+use crate::permits::Permit;
+use crate::transcript::Transcript;
+
+/// An arbiter that died is rebuilt within milliseconds; it is looked for this often.
+const LOOK: Duration = Duration::from_millis(10);
+/// And for this long.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is asked for.
+pub(super) struct Wanted<'a> {
+    pub(super) launch: &'a Arc<Launch>,
+    /// Streaming clients are told that they wait.
+    pub(super) stream: bool,
+    /// The start that had granted a turn and then did not answer.
+    pub(super) refused_by: Option<Generation>,
+}
+
+enum NoTurn {
+    Interrupted(Interrupt),
+    Refused(ApiError),
+}
+
+/// Waits for a turn; `None`: the request has ended, and its reply with it.
+pub(super) async fn admit(
+    shared: &Shared,
+    wanted: &Wanted<'_>,
+    mut reply: Reply,
+    transcript: &mut Transcript,
+) -> Option<(Permit, Reply)> {
+    match turn(shared, wanted, &mut reply, transcript).await {
+        Ok(permit) => {
+            transcript.waited(permit.queued, permit.loading);
+            reply.uses(Some(permit.generation));
+            Some((permit, reply))
+        }
+        Err(NoTurn::Interrupted(why)) => {
+            reply.interrupted(why, transcript);
+            None
+        }
+        Err(NoTurn::Refused(error)) => {
+            reply.refuse(error, transcript);
+            None
+        }
+    }
+}
+
+async fn turn(
+    shared: &Shared,
+    wanted: &Wanted<'_>,
+    reply: &mut Reply,
+    transcript: &mut Transcript,
+) -> Result<Permit, NoTurn> {
+    let every = shared.settings.heartbeat.limit().filter(|_| wanted.stream);
+    let mut heart = Heart::new(every);
+    let mut alone_since: Option<Instant> = None;
+    loop {
+        let Some(mut wait) = Wait::begin(shared, wanted, transcript) else {
+            if alone_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                let message = "nobody decides about the GPU: the proxy failed";
+                return Err(NoTurn::Refused(ApiError::new(Code::Internal, message)));
+            }
+            pause(reply).await?;
+            continue;
+        };
+        alone_since = None;
+        match wait.end(&mut heart, reply, transcript).await? {
+            Some(Outcome::Granted(permit)) => return Ok(permit),
+            Some(Outcome::Refused(error)) => return Err(NoTurn::Refused(error)),
+            // The arbiter died and took the place in the queue with it, or answered somebody
+            // else's question: its successor is asked, with the arrival that orders us.
+            Some(Outcome::Activated) | None => {}
+        }
+    }
+}
+
+async fn pause(reply: &mut Reply) -> Result<(), NoTurn> {
+    let mut over = Box::pin(sleep(LOOK));
+    poll_fn(|cx| {
+        if let Poll::Ready(why) = reply.poll_interrupt(cx) {
+            return Poll::Ready(Err(NoTurn::Interrupted(why)));
+        }
+        over.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
+/// A place in the queue; gone when dropped.
+struct Wait {
+    ticket: Ticket,
+    outcome: oneshot::Receiver<Outcome>,
+    progress: Arc<Progress>,
+    directory: Directory,
+    over: bool,
+}
+
+impl Wait {
+    /// `None`: there is no arbiter just now.
+    fn begin(shared: &Shared, wanted: &Wanted<'_>, transcript: &Transcript) -> Option<Wait> {
+        let book = shared.directory.book();
+        let arbiter = book.arbiter.as_ref().filter(|arbiter| arbiter.connected())?;
+        let (reply, outcome) = oneshot::channel();
+        let (ticket, progress) = (shared.ledger.ticket(), Arc::new(Progress::default()));
+        arbiter.do_send(Admit {
+            ticket,
+            launch: wanted.launch.clone(),
+            arrived: clock::at(transcript.arrived()),
+            refused_by: wanted.refused_by,
+            progress: progress.clone(),
+            reply,
+        });
+        let directory = shared.directory.clone();
+        Some(Wait { ticket, outcome, progress, directory, over: false })
+    }
+
+    /// Its end; `None`: the arbiter died.
+    async fn end(
+        &mut self,
+        heart: &mut Heart,
+        reply: &mut Reply,
+        transcript: &mut Transcript,
+    ) -> Result<Option<Outcome>, NoTurn> {
+        loop {
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(why) = reply.poll_interrupt(cx) {
+                    return Poll::Ready(Err(NoTurn::Interrupted(why)));
+                }
+                if let Poll::Ready(outcome) = Pin::new(&mut self.outcome).poll(cx) {
+                    return Poll::Ready(Ok(Some(outcome.ok())));
+                }
+                heart.poll(cx).map(|()| Ok(None))
+            });
+            if let Some(outcome) = ended.await? {
+                self.over = true;
+                return Ok(outcome);
+            }
+            self.heartbeat(reply, transcript);
+        }
+    }
+
+    fn heartbeat(&self, reply: &mut Reply, transcript: &mut Transcript) {
+        let model = transcript.record().model_logical.clone().unwrap_or_default();
+        reply.begin_stream(&model, transcript);
+        let (position, stage) = self.progress.get();
+        let text = format!(": waiting (position {position}, {})\n\n", stage.as_str());
+        reply.data(Bytes::from(text));
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.over
+            && let Some(arbiter) = &self.directory.book().arbiter
+        {
+            arbiter.do_send(Abandon(self.ticket));
+        }
+    }
+}
+
+/// When a waiting client hears from us.
+struct Heart {
+    every: Option<Duration>,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Heart {
+    fn new(every: Option<Duration>) -> Self {
+        let first = Instant::now() + every.unwrap_or_default();
+        Heart { every, next: Box::pin(sleep_until(first)) }
+    }
+
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let Some(every) = self.every else { return Poll::Pending };
+        std::task::ready!(self.next.as_mut().poll(cx));
+        self.next.as_mut().reset(Instant::now() + every);
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,165 @@
+//! What the arbiter is told and what it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use actix::Message;
+use chat_proxy_core::ApiError;
+use chat_proxy_core::engine::lifecycle::Moment;
+use chat_proxy_core::engine::{EngineReport, Launch};
+use chat_proxy_core::gpu::scheduler::Stopping;
+use chat_proxy_core::ids::{Generation, Ticket};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::permits::Permit;
+
+/// The end of a wait.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A turn.
+    Granted(Permit),
+    /// The model that was asked for by hand serves.
+    Activated,
+    /// No turn.
+    Refused(ApiError),
+}
+
+/// A request wants a turn. `reply` gets one [`Outcome`]; if it closes without one, the arbiter died
+/// and its successor must be asked. A reply that nobody wants any more drops the permit.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Admit {
+    /// The wait's number, from the ledger.
+    pub ticket: Ticket,
+    /// What is to be resident.
+    pub launch: Arc<Launch>,
+    /// When the request came.
+    pub arrived: Moment,
+    /// The start that had granted a turn and then did not answer.
+    pub refused_by: Option<Generation>,
+    /// What the waiting client is told.
+    pub progress: Arc<Progress>,
+    /// Where the outcome goes.
+    pub reply: oneshot::Sender<Outcome>,
+}
+
+/// Somebody does not want his turn any more.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Abandon(pub Ticket);
+
+/// Make a model resident, by hand. Nobody need wait for the outcome.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Activate {
+    /// The wait's number.
+    pub ticket: Ticket,
+    /// What is to be resident.
+    pub launch: Arc<Launch>,
+    /// Where the outcome goes.
+    pub reply: oneshot::Sender<Outcome>,
+}
+
+/// Stop what is resident, by hand; answers what that waits for.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Stopping")]
+pub struct Deactivate {
+    /// End what runs, instead of letting it finish.
+    pub force: bool,
+}
+
+/// The engine as it is now. The whole truth, so that one more or less does no harm.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct EngineChanged {
+    /// The report.
+    pub report: EngineReport,
+    /// The supervisor has just begun and does not know what its predecessor was told.
+    pub fresh: bool,
+}
+
+/// Nobody waits any more, nobody is admitted any more: the daemon ends.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// How things stand.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Status")]
+pub struct GetStatus;
+
+/// How things stand at the GPU.
+#[derive(Debug, Clone, Serialize, actix::MessageResponse)]
+pub struct Status {
+    /// `unknown`, `empty`, `loading`, `ready`, `draining`, `stopping` or `stuck`.
+    pub state: &'static str,
+    /// What is resident, comes or goes.
+    pub model: Option<String>,
+    /// Requests that use it.
+    pub in_flight: usize,
+    /// Who waits, the first in line first.
+    pub queue: Vec<Queued>,
+}
+
+/// Somebody who waits.
+#[derive(Debug, Clone, Serialize)]
+pub struct Queued {
+    /// For which model.
+    pub model: String,
+    /// `request` or `activate`.
+    pub purpose: &'static str,
+    /// For how long.
+    pub waiting_ms: u64,
+}
+
+/// What a waiting client is told in heartbeats: written by the arbiter, read without asking it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    position: AtomicU32,
+    stage: AtomicU8,
+}
+
+/// What a wait waits for just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WaitStage {
+    /// Its turn.
+    Queued = 0,
+    /// That running requests of another model finish.
+    Draining = 1,
+    /// That the other model is gone.
+    Stopping = 2,
+    /// Its own model.
+    Loading = 3,
+}
+
+impl Progress {
+    pub(super) fn set(&self, position: u32, stage: WaitStage) {
+        self.position.store(position, Ordering::Relaxed);
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Position in the queue, counted from 1, and what is waited for.
+    pub fn get(&self) -> (u32, WaitStage) {
+        let stage = match self.stage.load(Ordering::Relaxed) {
+            1 => WaitStage::Draining,
+            2 => WaitStage::Stopping,
+            3 => WaitStage::Loading,
+            _ => WaitStage::Queued,
+        };
+        (self.position.load(Ordering::Relaxed), stage)
+    }
+}
+
+impl WaitStage {
+    /// The words in a heartbeat.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WaitStage::Queued => "queued",
+            WaitStage::Draining => "other requests finish",
+            WaitStage::Stopping => "the other model is stopping",
+            WaitStage::Loading => "the model is loading",
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `GpuArbiter`: says who may use the GPU.
+//!
+//! Owns: the queue and the resident (core: `gpu::Scheduler`), and the replies of those who wait.
+//! Accepts: [`Admit`], [`Abandon`], [`Activate`], [`Deactivate`], [`EngineChanged`], [`Drain`],
+//! [`GetStatus`]; hears of permits that come back. Emits: goals to the `VllmSupervisor`, permits,
+//! orders to cut. Stops with the daemon. Restarts: what holds the GPU is learnt from the
+//! supervisor's report and the ledger; those who waited ask again. Must never do: decide, wait for
+//! another actor, or keep a count that a permit's drop does not keep right.
+
+pub mod messages;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use chat_proxy_core::engine::lifecycle::Moment;
+use chat_proxy_core::gpu::scheduler::{
+    Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Stopping, Waiter,
+};
+use chat_proxy_core::ids::{Generation, Ticket};
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::directory::Port;
+use crate::forwarder::ForwarderFactory;
+use crate::metrics::Metrics;
+use crate::permits::PermitLedger;
+use crate::root::Guard;
+use crate::vllm_supervisor::messages::{Announce, SetGoal};
+use messages::{
+    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, Outcome, Progress,
+    Queued, Status, WaitStage,
+};
+
+/// What an arbiter is made from; the same for each that is built.
+#[derive(Clone)]
+pub struct ArbiterParts {
+    /// Bounds.
+    pub rules: SchedulerRules,
+    /// Outlives the arbiter.
+    pub ledger: Arc<PermitLedger>,
+    /// Where goals go.
+    pub goals: Port<SetGoal>,
+    /// Where the engine's report is asked for.
+    pub announce: Port<Announce>,
+    /// Who cuts requests.
+    pub forwarders: ForwarderFactory,
+    /// Figures.
+    pub metrics: Metrics,
+}
+
+/// See the module.
+pub struct GpuArbiter {
+    core: Scheduler,
+    parts: ArbiterParts,
+    waiting: HashMap<Ticket, Waiting>,
+    timer: Option<SpawnHandle>,
+    _guard: Guard,
+}
+
+/// Somebody whose turn has not come.
+struct Waiting {
+    model: String,
+    reply: oneshot::Sender<Outcome>,
+    progress: Option<Arc<Progress>>,
+}
+
+impl GpuArbiter {
+    /// An arbiter that knows nothing yet.
+    pub fn new(parts: ArbiterParts, guard: Guard) -> Self {
+        let core = Scheduler::new(parts.rules.clone(), parts.ledger.newest());
+        GpuArbiter { core, parts, waiting: HashMap::new(), timer: None, _guard: guard }
+    }
+
+    fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
+        for effect in self.core.on(event, clock::now()) {
+            self.carry_out(effect);
+        }
+        self.parts.metrics.queue_depth.set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
+        self.tell_waiting();
+        self.arm(ctx);
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let metrics = &self.parts.metrics;
+        match effect {
+            Effect::Grant { ticket, generation, launch, queued, loading } => {
+                let permit = self.parts.ledger.grant(generation, launch, queued, loading);
+                self.answer(ticket, |_| Outcome::Granted(permit));
+            }
+            Effect::Activated(ticket) => self.answer(ticket, |_| Outcome::Activated),
+            Effect::Refuse(ticket, refusal) => {
+                self.answer(ticket, |model| Outcome::Refused(refusal.error(model)));
+            }
+            Effect::Run(generation, launch) => {
+                self.parts.ledger.used(generation);
+                self.tell(SetGoal::Run(generation, launch));
+            }
+            Effect::Stop(generation) => self.tell(SetGoal::Stop(generation)),
+            Effect::Cut(generation) => {
+                tracing::warn!(%generation, "cutting requests that did not end in time");
+                self.parts.forwarders.cut_generation(generation);
+            }
+            Effect::SwapBegan { from, to, reason } => {
+                let from = from.as_ref().map_or("nothing", |model| model.as_str());
+                tracing::info!(from, %to, reason = reason.as_str(), "swap begins");
+            }
+            Effect::SwapDone { to, reason, took } => {
+                tracing::info!(%to, ?took, reason = reason.as_str(), "swap done");
+                metrics.swaps.with_label_values(&[reason.as_str()]).inc();
+                metrics.swap_seconds.observe(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// A supervisor that is not there is being rebuilt, and its first report makes us repeat this.
+    fn tell(&self, goal: SetGoal) {
+        if let Err(error) = self.parts.goals.tell(goal) {
+            tracing::warn!(%error, "the supervisor did not hear a goal");
+        }
+    }
+
+    /// A waiter who has gone drops what he gets: a permit counts itself back.
+    fn answer(&mut self, ticket: Ticket, outcome: impl FnOnce(&str) -> Outcome) {
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            let _ = waiting.reply.send(outcome(&waiting.model));
+        }
+    }
+
+    /// Position and state, for heartbeats.
+    fn tell_waiting(&self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        for (position, waiter) in (1..).zip(self.core.waiting()) {
+            let progress = self.waiting.get(&waiter.ticket).and_then(|w| w.progress.as_ref());
+            if let Some(progress) = progress {
+                progress.set(position, stage_of(waiter, self.core.gpu()));
+            }
+        }
+    }
+
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        if let Some(at) = self.core.next_tick() {
+            self.timer = Some(ctx.run_later(clock::until(at), |arbiter, ctx| {
+                arbiter.timer = None;
+                arbiter.apply(Event::Tick, ctx);
+            }));
+        }
+    }
+
+    /// The generation whose permits matter now.
+    fn current(&self) -> Option<Generation> {
+        match self.core.gpu() {
+            Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => None,
+            Gpu::Loading(generation, ..) => Some(*generation),
+            Gpu::Resident(resident) => Some(resident.generation),
+            Gpu::Clearing(clearing) => Some(clearing.generation),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let (state, model, in_flight) = match self.core.gpu() {
+            Gpu::Unknown => ("unknown", None, 0),
+            Gpu::Empty => ("empty", None, 0),
+            Gpu::Stuck(_) => ("stuck", None, 0),
+            Gpu::Loading(_, launch, _) => ("loading", Some(launch), 0),
+            Gpu::Clearing(clearing) => ("stopping", Some(&clearing.launch), clearing.in_flight),
+            Gpu::Resident(resident) => {
+                let state = if resident.closing.is_some() { "draining" } else { "ready" };
+                (state, Some(&resident.launch), resident.in_flight)
+            }
+        };
+        let now = clock::now();
+        let queued = |waiter: &Waiter| Queued {
+            model: waiter.launch.model.to_string(),
+            purpose: match waiter.purpose {
+                Purpose::Request => "request",
+                Purpose::Activate => "activate",
+            },
+            waiting_ms: millis(now.saturating_sub(waiter.arrived)),
+        };
+        Status {
+            state,
+            model: model.map(|launch| launch.model.to_string()),
+            in_flight,
+            queue: self.core.waiting().map(queued).collect(),
+        }
+    }
+}
+
+fn millis(time: Moment) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn stage_of(waiter: &Waiter, gpu: &Gpu) -> WaitStage {
+    match gpu {
+        Gpu::Loading(_, launch, _) if launch.model == waiter.launch.model => WaitStage::Loading,
+        Gpu::Resident(_) => WaitStage::Draining,
+        Gpu::Clearing(_) => WaitStage::Stopping,
+        _ => WaitStage::Queued,
+    }
+}
+
+/// A permit came back.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct LedgerChanged;
+
+impl Actor for GpuArbiter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let (ledger, me) = (self.parts.ledger.clone(), ctx.address());
+        let listening = async move {
+            loop {
+                ledger.changed().await;
+                me.do_send(LedgerChanged);
+            }
+        };
+        ctx.spawn(listening.into_actor(self));
+        if self.parts.ledger.is_draining() {
+            self.apply(Event::Drain, ctx);
+        }
+        // A supervisor that is not there yet reports by itself when it begins.
+        let _ = self.parts.announce.tell(Announce);
+    }
+}
+
+impl Handler<Admit> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
+        let Admit { ticket, launch, arrived, refused_by, progress, reply } = admit;
+        let model = launch.model.to_string();
+        self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
+        let waiter = Waiter {
+            ticket,
+            launch,
+            purpose: Purpose::Request,
+            arrived,
+            asked: clock::now(),
+            refused_by,
+        };
+        self.apply(Event::Admit(waiter), ctx);
+    }
+}
+
+impl Handler<Activate> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, activate: Activate, ctx: &mut Self::Context) {
+        let Activate { ticket, launch, reply } = activate;
+        let model = launch.model.to_string();
+        self.waiting.insert(ticket, Waiting { model, reply, progress: None });
+        let now = clock::now();
+        let waiter = Waiter {
+            ticket,
+            launch,
+            purpose: Purpose::Activate,
+            arrived: now,
+            asked: now,
+            refused_by: None,
+        };
+        self.apply(Event::Admit(waiter), ctx);
+    }
+}
+
+impl Handler<Abandon> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, Abandon(ticket): Abandon, ctx: &mut Self::Context) {
+        if self.waiting.remove(&ticket).is_some() {
+            self.apply(Event::Abandon(ticket), ctx);
+        }
+    }
+}
+
+impl Handler<Deactivate> for GpuArbiter {
+    type Result = actix::MessageResult<Deactivate>;
+
+    fn handle(&mut self, order: Deactivate, ctx: &mut Self::Context) -> Self::Result {
+        let met: Stopping = self.core.stopping();
+        self.apply(Event::Deactivate { force: order.force }, ctx);
+        actix::MessageResult(met)
+    }
+}
+
+impl Handler<EngineChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, changed: EngineChanged, ctx: &mut Self::Context) {
+        let EngineChanged { report, fresh } = changed;
+        let in_flight =
+            report.held.as_ref().map_or(0, |held| self.parts.ledger.in_flight(held.generation));
+        self.parts.ledger.used(report.newest);
+        self.apply(Event::Engine { report, in_flight, fresh }, ctx);
+    }
+}
+
+impl Handler<LedgerChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: LedgerChanged, ctx: &mut Self::Context) {
+        if let Some(generation) = self.current() {
+            let count = self.parts.ledger.in_flight(generation);
+            self.apply(Event::InFlight(generation, count), ctx);
+        }
+    }
+}
+
+impl Handler<Drain> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.apply(Event::Drain, ctx);
+    }
+}
+
+impl Handler<GetStatus> for GpuArbiter {
+    type Result = Status;
+
+    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> Status {
+        self.status()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! `Root`: starts the actors and rebuilds the one that died.
+//!
+//! Owns: a factory for each, and the directory's book. Accepts: [`Died`] from the guards that the
+//! actors hold. Emits: the news that an actor keeps dying, upon which the daemon ends.
+//! Stops with the daemon. Must never do: keep state of an actor; each rebuilds itself from what is
+//! on disk or in the others. It has nothing that could fail, so nobody watches over it.
+//!
+//! actix's `Supervisor` does not survive a panic: the actor is dropped and its mailbox closes for
+//! good. Here the actor's drop tells its guard, and the guard tells us.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use prometheus::IntCounterVec;
+use tokio::sync::mpsc;
+
+use crate::directory::{Book, Directory};
+
+/// An actor may die this often within [`WINDOW`].
+const BUDGET: usize = 5;
+/// See [`BUDGET`].
+const WINDOW: Duration = Duration::from_secs(60);
+/// Pause before the second rebuild within the window; it doubles. The first comes at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The actors that are Root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// `RegistryActor`
+    Registry,
+    /// `MetricsActor`
+    Metrics,
+    /// `LoggerActor`
+    Logger,
+    /// `GpuArbiter`
+    Arbiter,
+    /// `VllmSupervisor`
+    Vllm,
+}
+
+impl Role {
+    /// Every role, in the order of their start.
+    pub const ALL: [Role; 5] =
+        [Role::Logger, Role::Metrics, Role::Registry, Role::Arbiter, Role::Vllm];
+
+    /// The word for it, in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Registry => "registry",
+            Role::Metrics => "metrics",
+            Role::Logger => "logger",
+            Role::Arbiter => "arbiter",
+            Role::Vllm => "vllm",
+        }
+    }
+}
+
+/// Starts an actor and enters its address into the book.
+pub struct Factory(Box<dyn Fn(Guard, bool)>);
+
+/// An actor that has a place in the book.
+pub trait Listed: Actor {
+    /// Writes its address in.
+    fn enter(book: &mut Book, addr: Addr<Self>);
+}
+
+macro_rules! listed {
+    ($($actor:ty => $place:ident),*) => {$(
+        impl Listed for $actor {
+            fn enter(book: &mut Book, addr: Addr<Self>) {
+                book.$place = Some(addr);
+            }
+        }
+    )*};
+}
+
+listed!(
+    crate::registry::RegistryActor => registry,
+    crate::metrics::MetricsActor => metrics,
+    crate::logger::LoggerActor => logger,
+    crate::gpu_arbiter::GpuArbiter => arbiter,
+    crate::vllm_supervisor::VllmSupervisor => vllm
+);
+
+impl Factory {
+    /// `start` is given the guard that the actor must hold, and whether it takes the place of one
+    /// that died.
+    pub fn new<A: Listed>(
+        directory: &Directory,
+        start: impl Fn(Guard, bool) -> Addr<A> + 'static,
+    ) -> Factory {
+        let directory = directory.clone();
+        Factory(Box::new(move |guard, again| {
+            let addr = start(guard, again);
+            directory.write(move |book| A::enter(book, addr.clone()));
+        }))
+    }
+}
+
+/// Held by an actor; its drop says that the actor is gone, for whatever reason.
+#[derive(Debug)]
+pub struct Guard {
+    role: Role,
+    root: Option<Addr<Root>>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Guard {
+    /// A guard that tells nobody: for tests of one actor.
+    pub fn unwatched(role: Role) -> Self {
+        Guard { role, root: None, ending: Arc::default() }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(root) = &self.root
+            && !self.ending.load(Ordering::SeqCst)
+        {
+            root.do_send(Died(self.role));
+        }
+    }
+}
+
+/// An actor is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Died(Role);
+
+/// From now on actors end because the daemon does.
+#[derive(Debug, Clone, Default)]
+pub struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    /// See the type.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// See the module.
+pub struct Root {
+    factories: HashMap<Role, Factory>,
+    deaths: HashMap<Role, Vec<Instant>>,
+    restarts: IntCounterVec,
+    ending: Ending,
+    hopeless: mpsc::Sender<Role>,
+}
+
+impl Root {
+    /// Starts all actors on this thread; `hopeless` hears of an actor that keeps dying.
+    pub fn start_all(
+        factories: HashMap<Role, Factory>,
+        restarts: IntCounterVec,
+        ending: Ending,
+        hopeless: mpsc::Sender<Role>,
+    ) {
+        let root = Root { factories, deaths: HashMap::new(), restarts, ending, hopeless };
+        // The guards that the actors hold keep it alive.
+        Root::create(|ctx| {
+            for role in Role::ALL {
+                root.build(role, ctx, false);
+            }
+            root
+        });
+    }
+
+    fn build(&self, role: Role, ctx: &Context<Self>, again: bool) {
+        if let Some(factory) = self.factories.get(&role) {
+            let guard = Guard { role, root: Some(ctx.address()), ending: self.ending.0.clone() };
+            (factory.0)(guard, again);
+        }
+    }
+
+    /// The pause before the next rebuild; `None` when the budget is used up.
+    fn pause(&mut self, role: Role) -> Option<Duration> {
+        let deaths = self.deaths.entry(role).or_default();
+        deaths.retain(|at| at.elapsed() < WINDOW);
+        deaths.push(Instant::now());
+        match deaths.len() {
+            1 => Some(Duration::ZERO),
+            n if n <= BUDGET => Some(PAUSE * 2u32.pow(u32::try_from(n - 2).unwrap_or(0))),
+            _ => None,
+        }
+    }
+}
+
+impl Actor for Root {
+    type Context = Context<Self>;
+}
+
+impl Handler<Died> for Root {
+    type Result = ();
+
+    fn handle(&mut self, Died(role): Died, ctx: &mut Self::Context) {
+        if self.ending.0.load(Ordering::SeqCst) {
+            return;
+        }
+        let actor = role.as_str();
+        let Some(pause) = self.pause(role) else {
+            tracing::error!(actor, "an actor keeps dying; the daemon ends");
+            // A full channel holds such news already.
+            let _ = self.hopeless.try_send(role);
+            return;
+        };
+        tracing::error!(actor, ?pause, "an actor died by a defect and is rebuilt");
+        self.restarts.with_label_values(&[actor]).inc();
+        if pause.is_zero() {
+            return self.build(role, ctx, true);
+        }
+        ctx.run_later(pause, move |root, ctx| root.build(role, ctx, true));
+    }
+}
+
+/// Defects to order, for tests of what the death of an actor costs; not in release builds.
+#[cfg(debug_assertions)]
+pub mod fault {
+    /// The actor dies of it.
+    #[derive(actix::Message, Clone, Copy)]
+    #[rtype(result = "()")]
+    pub struct Explode;
+
+    macro_rules! explodes {
+        ($($actor:ty),*) => {$(
+            impl actix::Handler<Explode> for $actor {
+                type Result = ();
+
+                #[allow(clippy::panic)] // this is what it is for
+                fn handle(&mut self, _: Explode, _: &mut Self::Context) {
+                    panic!("ordered by a test");
+                }
+            }
+        )*};
+    }
+
+    explodes!(
+        crate::registry::RegistryActor,
+        crate::metrics::MetricsActor,
+        crate::logger::LoggerActor,
+        crate::gpu_arbiter::GpuArbiter,
+        crate::vllm_supervisor::VllmSupervisor,
+        crate::forwarder::ForwarderActor
+    );
+}

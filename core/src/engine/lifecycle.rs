@@ -1,0 +1,627 @@
+//! The life of the one supervised engine, as a state machine (DESIGN "Lifecycle of the engine").
+//!
+//! Owns: what state the engine is in and what must happen next. It is told a [`Goal`] and what
+//! happened, and answers with effects; nobody else decides about processes. Must never do: look at
+//! a clock or a process, start anything while something of the old engine lives, or act on news of
+//! an older generation.
+//!
+//! | from | event | to |
+//! |---|---|---|
+//! | Stopped, Failed | goal: run | Backoff after failures of that model, else Checking |
+//! | Backoff | time | Checking |
+//! | Checking | port free / taken | Spawning / Failed |
+//! | Spawning | spawned / not | Starting / Failed |
+//! | Starting | healthy | Ready |
+//! | Starting | exited | Sweeping, then Failed |
+//! | Starting | deadline, silent | Stopping, then Sweeping, then Failed |
+//! | Ready | exited | Sweeping, then Failed: an exit that nobody asked for is a crash |
+//! | Starting, Ready | another goal | Stopping, then Sweeping, then Stopped |
+//! | Stopping | time | killed; later Stuck |
+//! | Stopping | exited | Sweeping |
+//! | Sweeping | swept / not | Stopped or Failed / Stuck |
+//! | Stuck | swept | Stopped |
+//!
+//! Whatever the state, the goal is looked at again after every event.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cause::Cause;
+use super::launch::Launch;
+use super::report::{EngineReport, Held, Phase};
+use super::state_file::Process;
+use crate::ids::{Generation, ModelName};
+
+/// A moment on the daemon's monotonic clock, counted from any fixed point.
+pub type Moment = Duration;
+
+/// Longest pause between a failure and the next start (SPEC 6.1).
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// An engine that has served for this long has recovered: its next failure is a first one.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// The bounds of the ways down.
+#[derive(Debug, Clone)]
+pub struct LifecycleRules {
+    /// From SIGTERM to SIGKILL for an engine that serves.
+    pub stop_timeout: Duration,
+    /// The same while it loads: real vLLM ignores SIGTERM then.
+    pub loading_stop_grace: Duration,
+    /// From SIGKILL until it is given up as stuck.
+    pub kill_grace: Duration,
+    /// First pause after a failure; it doubles up to a minute.
+    pub backoff: Duration,
+    /// An adopted engine that had been ready must answer within this.
+    pub adopt_timeout: Duration,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// No engine.
+    Down,
+    /// This one; a new start has a new, larger generation.
+    Run(Generation, Arc<Launch>),
+}
+
+/// A living engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Engine {
+    /// Which start it is.
+    pub generation: Generation,
+    /// What was started.
+    pub launch: Arc<Launch>,
+    /// The leader of its process group.
+    pub process: Process,
+    /// When it was started.
+    pub spawned: Moment,
+}
+
+/// How far a stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// SIGTERM was sent; SIGKILL comes at this moment.
+    Asked(Moment),
+    /// SIGKILL was sent; it counts as stuck from this moment.
+    Killed(Moment),
+}
+
+/// Why an engine goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It was told to.
+    Wanted,
+    /// It failed.
+    Failed(Cause),
+}
+
+/// Each state with exactly its own data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Nothing runs.
+    Stopped,
+    /// The next start waits out its pause.
+    Backoff(Generation, Arc<Launch>, Moment),
+    /// The port is looked at before the start.
+    Checking(Generation, Arc<Launch>),
+    /// The process is being made.
+    Spawning(Generation, Arc<Launch>),
+    /// It loads; the moment is its deadline.
+    Starting(Engine, Moment),
+    /// It serves since this moment.
+    Ready(Engine, Moment),
+    /// It was told to go.
+    Stopping(Engine, Stage, Why),
+    /// Its leader is gone; what it left is being ended and proved gone.
+    Sweeping(Engine, Why),
+    /// Nothing runs, and the last start or engine failed.
+    Failed(Generation, Arc<Launch>, Cause),
+    /// Something of it cannot be ended: nothing is started.
+    Stuck(Engine, Cause),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Something else is wanted, or the same again.
+    Goal(Goal),
+    /// The port is free.
+    PortFree(Generation),
+    /// Somebody has it.
+    PortTaken(Generation, String),
+    /// The process runs.
+    Spawned(Generation, Process),
+    /// It could not be made.
+    NotSpawned(Generation, String),
+    /// It answers, under the right name, and the socket is its own.
+    Healthy(Generation),
+    /// It has been loading without a word for this long.
+    Silent(Generation, Duration),
+    /// Its leader has ended.
+    Exited(Generation, Exit),
+    /// Nothing of it lives, and the port is free.
+    Swept(Generation),
+    /// Something of it remains.
+    NotSwept(Generation, String),
+    /// No patience any more: what is being stopped is killed now.
+    Hurry,
+    /// An engine of an earlier daemon, or an earlier actor, was found.
+    Found(Found),
+    /// Time has passed.
+    Tick,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code or signal, in words.
+    pub status: String,
+    /// The telling line of its log.
+    pub telling: Option<String>,
+}
+
+/// An engine that was found at the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The engine; `spawned` may lie before the clock's zero, and is zero then.
+    pub engine: Engine,
+    /// Its leader lives.
+    pub alive: bool,
+    /// The registry still wants it as it is.
+    pub wanted: bool,
+    /// It had been ready.
+    pub was_ready: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// See whether the port is free; answer `PortFree` or `PortTaken`.
+    CheckPort(Generation, u16),
+    /// Start it; answer `Spawned` or `NotSpawned`.
+    Spawn(Generation, Arc<Launch>),
+    /// Remember it on disk, hear of its end, and (until it is ready) ask whether it is healthy.
+    Watch(Engine),
+    /// It is ready: remember that.
+    Settle(Engine),
+    /// SIGTERM to the leader.
+    Terminate(Engine),
+    /// SIGKILL to the group.
+    Kill(Engine),
+    /// End what is left, prove it gone, see the port free; answer `Swept` or `NotSwept`.
+    Sweep(Engine),
+    /// Nothing of it is left: forget it on disk.
+    Forget(Generation),
+}
+
+/// Failures of one model in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Failures {
+    run: u32,
+    last: Moment,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lifecycle {
+    rules: LifecycleRules,
+    state: State,
+    goal: Goal,
+    /// The newest generation that was asked for.
+    newest: Generation,
+    failures: HashMap<ModelName, Failures>,
+    last_error: Option<String>,
+    restarts: u64,
+}
+
+/// Models whose failures are remembered; the registry may name any number over time.
+const MAX_REMEMBERED: usize = 1024;
+
+impl Lifecycle {
+    /// Nothing runs, nothing is wanted.
+    pub fn new(rules: LifecycleRules) -> Self {
+        Lifecycle {
+            rules,
+            state: State::Stopped,
+            goal: Goal::Down,
+            newest: Generation(0),
+            failures: HashMap::new(),
+            last_error: None,
+            restarts: 0,
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What others need to know of it.
+    pub fn report(&self) -> EngineReport {
+        let of = |generation: Generation, launch: &Arc<Launch>, phase| {
+            Some(Held { generation, launch: launch.clone(), phase })
+        };
+        let held = match &self.state {
+            State::Stopped => None,
+            State::Backoff(generation, launch, _) => of(*generation, launch, Phase::BackingOff),
+            State::Checking(generation, launch) | State::Spawning(generation, launch) => {
+                of(*generation, launch, Phase::Starting)
+            }
+            State::Starting(engine, _) => of(engine.generation, &engine.launch, Phase::Starting),
+            State::Ready(engine, _) => of(engine.generation, &engine.launch, Phase::Ready),
+            State::Stopping(engine, ..) | State::Sweeping(engine, _) => {
+                of(engine.generation, &engine.launch, Phase::Leaving)
+            }
+            State::Failed(generation, launch, cause) => {
+                of(*generation, launch, Phase::Failed(cause.clone()))
+            }
+            State::Stuck(engine, cause) => {
+                of(engine.generation, &engine.launch, Phase::Stuck(cause.clone()))
+            }
+        };
+        EngineReport { held, newest: self.newest }
+    }
+
+    /// The last failure, in words.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    /// Starts that followed a failure of the same model.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_tick(&self) -> Option<Moment> {
+        match &self.state {
+            State::Backoff(_, _, at)
+            | State::Starting(_, at)
+            | State::Stopping(_, Stage::Asked(at) | Stage::Killed(at), _) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// Takes an event; answers what is to be done.
+    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Goal(goal) => self.set_goal(goal),
+            Event::Tick => self.tick(now, &mut out),
+            Event::Hurry => self.hurry(now, &mut out),
+            Event::Found(found) => self.found(found, now, &mut out),
+            Event::PortFree(generation) => self.port_free(generation, &mut out),
+            Event::PortTaken(generation, by) => self.port_taken(generation, by, now),
+            Event::Spawned(generation, process) => self.spawned(generation, process, now, &mut out),
+            Event::NotSpawned(generation, message) => self.not_spawned(generation, message, now),
+            Event::Healthy(generation) => self.healthy(generation, now, &mut out),
+            Event::Silent(generation, after) => self.silent(generation, after, now, &mut out),
+            Event::Exited(generation, exit) => self.exited(generation, exit, now, &mut out),
+            Event::Swept(generation) => self.swept(generation, now, &mut out),
+            Event::NotSwept(generation, who) => self.not_swept(generation, who),
+        }
+        self.advance(now, &mut out);
+        out
+    }
+
+    /// Any => the same; what follows from a new goal is [`Lifecycle::advance`]'s.
+    fn set_goal(&mut self, goal: Goal) {
+        if let Goal::Run(generation, _) = &goal {
+            // Asked again, or asked late: that start has had its answer.
+            if *generation <= self.newest {
+                return;
+            }
+            self.newest = *generation;
+        }
+        self.goal = goal;
+    }
+
+    /// Stopped => (Starting | Stopping | Sweeping), by what was found of an earlier engine.
+    fn found(&mut self, found: Found, now: Moment, out: &mut Vec<Effect>) {
+        if self.state != State::Stopped {
+            return;
+        }
+        let engine = found.engine;
+        self.newest = self.newest.max(engine.generation);
+        if !found.alive {
+            self.sweep(engine, Why::Wanted, out);
+            return;
+        }
+        out.push(Effect::Watch(engine.clone()));
+        if !found.wanted {
+            self.stop(engine, self.rules.stop_timeout, Why::Wanted, now, out);
+            return;
+        }
+        if self.goal == Goal::Down {
+            self.goal = Goal::Run(engine.generation, engine.launch.clone());
+        }
+        let deadline = if found.was_ready {
+            now + self.rules.adopt_timeout
+        } else {
+            (engine.spawned + engine.launch.start_timeout).max(now + self.rules.adopt_timeout)
+        };
+        self.state = State::Starting(engine, deadline);
+    }
+
+    /// Checking => Spawning.
+    fn port_free(&mut self, generation: Generation, out: &mut Vec<Effect>) {
+        if let State::Checking(current, launch) = &self.state
+            && *current == generation
+        {
+            let launch = launch.clone();
+            if self.failures.contains_key(&launch.model) {
+                self.restarts += 1;
+            }
+            out.push(Effect::Spawn(generation, launch.clone()));
+            self.state = State::Spawning(generation, launch);
+        }
+    }
+
+    /// Checking => Failed: a stranger is named, never touched.
+    fn port_taken(&mut self, generation: Generation, by: String, now: Moment) {
+        if let State::Checking(current, launch) = &self.state
+            && *current == generation
+        {
+            let launch = launch.clone();
+            let cause = Cause::PortTaken { port: launch.port, by };
+            self.fail(generation, launch, cause, now);
+        }
+    }
+
+    /// Spawning => Starting.
+    fn spawned(
+        &mut self,
+        generation: Generation,
+        process: Process,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        if let State::Spawning(current, launch) = &self.state
+            && *current == generation
+        {
+            let deadline = now + launch.start_timeout;
+            let engine = Engine { generation, launch: launch.clone(), process, spawned: now };
+            out.push(Effect::Watch(engine.clone()));
+            self.state = State::Starting(engine, deadline);
+        }
+    }
+
+    /// Spawning => Failed.
+    fn not_spawned(&mut self, generation: Generation, message: String, now: Moment) {
+        if let State::Spawning(current, launch) = &self.state
+            && *current == generation
+        {
+            let launch = launch.clone();
+            self.fail(generation, launch, Cause::NotStarted { message }, now);
+        }
+    }
+
+    /// Starting => Ready.
+    fn healthy(&mut self, generation: Generation, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Starting(engine, _) = &self.state
+            && engine.generation == generation
+        {
+            let engine = engine.clone();
+            out.push(Effect::Settle(engine.clone()));
+            self.state = State::Ready(engine, now);
+        }
+    }
+
+    /// Starting => Stopping.
+    fn silent(
+        &mut self,
+        generation: Generation,
+        after: Duration,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        if let State::Starting(engine, _) = &self.state
+            && engine.generation == generation
+        {
+            let (engine, why) = (engine.clone(), Why::Failed(Cause::Silent { after }));
+            self.stop(engine, self.rules.loading_stop_grace, why, now, out);
+        }
+    }
+
+    /// Starting | Ready | Stopping => Sweeping; nobody asked for the first two.
+    fn exited(&mut self, generation: Generation, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
+        let Exit { status, telling } = exit;
+        let (engine, why) = match &self.state {
+            State::Starting(engine, _) => {
+                (engine.clone(), Why::Failed(Cause::EndedAtStart { status, telling }))
+            }
+            State::Ready(engine, since) if engine.generation == generation => {
+                let (engine, since) = (engine.clone(), *since);
+                self.forgive(&engine, since, now);
+                (engine, Why::Failed(Cause::Crashed { status, telling }))
+            }
+            State::Stopping(engine, _, why) => (engine.clone(), why.clone()),
+            // At last.
+            State::Stuck(engine, _) => (engine.clone(), Why::Wanted),
+            _ => return,
+        };
+        if engine.generation == generation {
+            self.sweep(engine, why, out);
+        }
+    }
+
+    /// Sweeping => (Stopped | Failed); Stuck => Stopped.
+    fn swept(&mut self, generation: Generation, now: Moment, out: &mut Vec<Effect>) {
+        let (engine, why) = match &self.state {
+            State::Sweeping(engine, why) => (engine.clone(), why.clone()),
+            State::Stuck(engine, _) => (engine.clone(), Why::Wanted),
+            _ => return,
+        };
+        if engine.generation != generation {
+            return;
+        }
+        out.push(Effect::Forget(generation));
+        match why {
+            Why::Wanted => self.state = State::Stopped,
+            Why::Failed(cause) => self.fail(generation, engine.launch, cause, now),
+        }
+    }
+
+    /// Sweeping => Stuck.
+    fn not_swept(&mut self, generation: Generation, who: String) {
+        if let State::Sweeping(engine, _) = &self.state
+            && engine.generation == generation
+        {
+            let cause = Cause::Stuck { who };
+            self.last_error = Some(cause.in_full());
+            self.state = State::Stuck(engine.clone(), cause);
+        }
+    }
+
+    /// Starting => Stopping; Stopping => (killed | Stuck).
+    fn tick(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match &self.state {
+            State::Starting(engine, deadline) if *deadline <= now => {
+                let after = now.saturating_sub(engine.spawned);
+                let (engine, why) = (engine.clone(), Why::Failed(Cause::TooSlow { after }));
+                self.stop(engine, self.rules.loading_stop_grace, why, now, out);
+            }
+            State::Stopping(engine, Stage::Asked(at), why) if *at <= now => {
+                let (engine, why) = (engine.clone(), why.clone());
+                self.kill(engine, why, now, out);
+            }
+            State::Stopping(engine, Stage::Killed(at), _) if *at <= now => {
+                let who = format!("pid {} does not end, not even by SIGKILL", engine.process.pid);
+                let cause = Cause::Stuck { who };
+                self.last_error = Some(cause.in_full());
+                self.state = State::Stuck(engine.clone(), cause);
+            }
+            _ => {}
+        }
+    }
+
+    /// Stopping => killed, at once.
+    fn hurry(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Stopping(engine, Stage::Asked(_), why) = &self.state {
+            let (engine, why) = (engine.clone(), why.clone());
+            self.kill(engine, why, now, out);
+        }
+    }
+
+    /// What the goal asks for in the present state, until nothing more follows.
+    fn advance(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let wanted = match &self.goal {
+            Goal::Down => None,
+            Goal::Run(generation, launch) => Some((*generation, launch.clone())),
+        };
+        let current = wanted.as_ref().map(|(generation, _)| *generation);
+        match &self.state {
+            State::Stopped | State::Failed(..) => {
+                if let Some((generation, launch)) = wanted {
+                    self.begin(generation, launch, now, out);
+                }
+            }
+            State::Backoff(generation, launch, at) => {
+                if current != Some(*generation) {
+                    self.state = State::Stopped;
+                    self.advance(now, out);
+                } else if *at <= now {
+                    let (generation, launch) = (*generation, launch.clone());
+                    self.check(generation, launch, out);
+                }
+            }
+            State::Checking(generation, _) => {
+                if current != Some(*generation) {
+                    self.state = State::Stopped;
+                    self.advance(now, out);
+                }
+            }
+            State::Starting(engine, _) => {
+                if current != Some(engine.generation) {
+                    let engine = engine.clone();
+                    self.stop(engine, self.rules.loading_stop_grace, Why::Wanted, now, out);
+                }
+            }
+            State::Ready(engine, since) => {
+                if current != Some(engine.generation) {
+                    let (engine, since) = (engine.clone(), *since);
+                    self.forgive(&engine, since, now);
+                    self.stop(engine, self.rules.stop_timeout, Why::Wanted, now, out);
+                }
+            }
+            // On their way: the goal is looked at again when they are through.
+            State::Spawning(..) | State::Stopping(..) | State::Sweeping(..) | State::Stuck(..) => {}
+        }
+    }
+
+    /// Stopped | Failed => (Backoff | Checking).
+    fn begin(
+        &mut self,
+        generation: Generation,
+        launch: Arc<Launch>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.retry_at(&launch.model) {
+            Some(at) if at > now => self.state = State::Backoff(generation, launch, at),
+            _ => self.check(generation, launch, out),
+        }
+    }
+
+    fn check(&mut self, generation: Generation, launch: Arc<Launch>, out: &mut Vec<Effect>) {
+        out.push(Effect::CheckPort(generation, launch.port));
+        self.state = State::Checking(generation, launch);
+    }
+
+    fn stop(
+        &mut self,
+        engine: Engine,
+        grace: Duration,
+        why: Why,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        out.push(Effect::Terminate(engine.clone()));
+        self.state = State::Stopping(engine, Stage::Asked(now + grace), why);
+    }
+
+    fn kill(&mut self, engine: Engine, why: Why, now: Moment, out: &mut Vec<Effect>) {
+        out.push(Effect::Kill(engine.clone()));
+        let stage = Stage::Killed(now + self.rules.kill_grace);
+        self.state = State::Stopping(engine, stage, why);
+    }
+
+    fn sweep(&mut self, engine: Engine, why: Why, out: &mut Vec<Effect>) {
+        out.push(Effect::Sweep(engine.clone()));
+        self.state = State::Sweeping(engine, why);
+    }
+
+    fn fail(&mut self, generation: Generation, launch: Arc<Launch>, cause: Cause, now: Moment) {
+        if self.failures.len() >= MAX_REMEMBERED {
+            self.failures.retain(|_, f| now.saturating_sub(f.last) < MAX_BACKOFF);
+        }
+        let failures =
+            self.failures.entry(launch.model.clone()).or_insert(Failures { run: 0, last: now });
+        failures.run = failures.run.saturating_add(1);
+        failures.last = now;
+        self.last_error = Some(format!("{}: {}", launch.model, cause.in_full()));
+        // That start has had its answer; the next one has to be asked for.
+        if matches!(&self.goal, Goal::Run(wanted, _) if *wanted == generation) {
+            self.goal = Goal::Down;
+        }
+        self.state = State::Failed(generation, launch, cause);
+    }
+
+    /// An engine that has served for long has a clean record.
+    fn forgive(&mut self, engine: &Engine, ready_since: Moment, now: Moment) {
+        if now.saturating_sub(ready_since) >= STABLE {
+            self.failures.remove(&engine.launch.model);
+        }
+    }
+
+    /// When a model may be started again after its failures.
+    fn retry_at(&self, model: &ModelName) -> Option<Moment> {
+        let failures = self.failures.get(model)?;
+        let doublings = failures.run.saturating_sub(1).min(16);
+        Some(failures.last + (self.rules.backoff * 2u32.pow(doublings)).min(MAX_BACKOFF))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! vLLM's life: how it is started, what state it is in, what it leaves behind (SPEC 6.1).
+//!
+//! Owns: the launch of an entry ([`launch`]), an engine's environment ([`environment`]), the
+//! state machine ([`lifecycle`]), what others are told of it ([`report`]), why an engine failed ([`cause`]), the file that remembers a
+//! running engine ([`state_file`]), and reading its log ([`telling`]). Must never do: start,
+//! signal or ask a process; the `VllmSupervisor` carries out what is decided here.
+
+pub mod cause;
+pub mod environment;
+pub mod launch;
+pub mod lifecycle;
+pub mod report;
+pub mod state_file;
+pub mod telling;
+
+pub use cause::Cause;
+pub use launch::{EngineRules, Launch};
+pub use report::{EngineReport, Held, Phase};

@@ -1,0 +1,9 @@
+//! Who may use the GPU: the arbiter's core (SPEC 6.6, DESIGN "What the arbiter governs").
+//!
+//! Owns: the [`scheduler`]: queue, swaps, what is resident; and how refusals are told. Must never do: know a clock, an actor
+//! or a process; it is told what happened and says what shall happen.
+
+mod refusal;
+pub mod scheduler;
+
+pub use scheduler::{Effect, Event, Refusal, Scheduler, SchedulerRules};

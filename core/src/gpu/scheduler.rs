@@ -1,0 +1,760 @@
+//! The queue for the one GPU, and when it changes hands.
+//!
+//! Owns: who waits, what is resident, how many requests use it, and the decisions that follow:
+//! grant, load, drain, stop. Must never do: grant for anything but what is resident, stop what is
+//! in use (but after a bound, by force, or when it died), or answer a ticket twice.
+//!
+//! The rules, in order:
+//! 1. Requests for the resident are granted at once, until the oldest of those who wait for another
+//!    model has waited for its bound less what a swap takes, or somebody asked for it by hand. From
+//!    then on the resident is *closing*: it only finishes what it has.
+//! 2. A resident that nobody uses and nobody waits for gives way to whoever waits longest.
+//! 3. When a model becomes ready, all who wait for it by then are granted before anything else: a
+//!    swap serves at least the batch that caused it.
+//! 4. A load that nobody waits for any more goes on, unless somebody waits for another model.
+//!
+//! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
+//! one has come nothing is decided.
+
+mod waiters;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::lifecycle::Moment;
+use crate::engine::{Cause, EngineReport, Held, Launch, Phase};
+use crate::ids::{Generation, ModelName, Ticket};
+
+use waiters::Waiters;
+pub use waiters::{Purpose, Waiter};
+
+/// A request that an engine refused or dropped before its first byte waits this long for news of
+/// that engine before it is sent there again.
+const SECOND_TRY: Duration = Duration::from_millis(250);
+/// Requests of an engine that died get this long to see its connections close by themselves.
+const LOST_GRACE: Duration = Duration::from_secs(2);
+/// Models whose load times are remembered.
+const MAX_REMEMBERED: usize = 1024;
+
+/// Bounds.
+#[derive(Debug, Clone)]
+pub struct SchedulerRules {
+    /// Requests that may wait, over all models.
+    pub max_queue: usize,
+    /// Longest wait before its own load begins; `None`: no limit.
+    pub max_wait: Option<Duration>,
+    /// A request causes a swap at the latest after this.
+    pub swap_wait: Duration,
+    /// A swap cuts what still runs after this; `None`: it never does.
+    pub swap_drain: Option<Duration>,
+    /// Requests may cause a load; by hand it is always possible.
+    pub start_on_request: bool,
+}
+
+/// What holds the GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gpu {
+    /// Not known yet.
+    Unknown,
+    /// Nothing.
+    Empty,
+    /// A model that loads, since this moment.
+    Loading(Generation, Arc<Launch>, Moment),
+    /// A model that serves.
+    Resident(Resident),
+    /// A model that goes.
+    Clearing(Clearing),
+    /// Something that cannot be ended.
+    Stuck(Cause),
+}
+
+/// A model that serves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resident {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What it is.
+    pub launch: Arc<Launch>,
+    /// Since when.
+    pub since: Moment,
+    /// Permits that are out.
+    pub in_flight: usize,
+    /// It only finishes what it has.
+    pub closing: Option<Closing>,
+}
+
+/// A resident that takes nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// On whose account.
+    pub cause: ClosingCause,
+    /// When what still runs is cut.
+    pub cut_at: Option<Moment>,
+}
+
+/// On whose account a resident closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosingCause {
+    /// Of somebody who waits for another model; when he goes, it opens again.
+    Waiter,
+    /// Of an order to stop.
+    Order,
+}
+
+/// A model that goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clearing {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What it is.
+    pub launch: Arc<Launch>,
+    /// Since when.
+    pub since: Moment,
+    /// Permits that are still out: only of an engine that died.
+    pub in_flight: usize,
+    /// When they are cut.
+    pub cut_at: Option<Moment>,
+}
+
+/// Why the GPU changes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A request for another model.
+    Request,
+    /// By hand.
+    Manual,
+}
+
+impl Reason {
+    /// The word for it, in lists and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Request => "request",
+            Reason::Manual => "manual",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Somebody wants a turn.
+    Admit(Waiter),
+    /// Somebody does not want it any more.
+    Abandon(Ticket),
+    /// So many permits of a generation are out, by the ledger.
+    InFlight(Generation, usize),
+    /// The engine, as it is now; and the permits that are out of the generation it names.
+    /// `fresh`: its supervisor has just begun, and may not know what it was told before.
+    Engine {
+        /// The report.
+        report: EngineReport,
+        /// Permits of that generation that are out.
+        in_flight: usize,
+        /// Whether its supervisor has just begun.
+        fresh: bool,
+    },
+    /// Stop whatever is resident; `force` cuts what runs.
+    Deactivate {
+        /// Cut, instead of letting finish.
+        force: bool,
+    },
+    /// The daemon ends: nobody waits any more.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// A permit for this ticket.
+    Grant {
+        /// Whose.
+        ticket: Ticket,
+        /// For which start.
+        generation: Generation,
+        /// Where.
+        launch: Arc<Launch>,
+        /// How long it waited for a turn.
+        queued: Duration,
+        /// How long it waited for the load.
+        loading: Duration,
+    },
+    /// The model that was asked for by hand serves.
+    Activated(Ticket),
+    /// No.
+    Refuse(Ticket, Refusal),
+    /// Start this.
+    Run(Generation, Arc<Launch>),
+    /// Stop what runs.
+    Stop(Generation),
+    /// End the requests that use this.
+    Cut(Generation),
+    /// The GPU goes from one model to another, or to the first one.
+    SwapBegan {
+        /// What was resident.
+        from: Option<ModelName>,
+        /// What shall be.
+        to: ModelName,
+        /// Why.
+        reason: Reason,
+    },
+    /// It serves, so long after the decision.
+    SwapDone {
+        /// What is resident now.
+        to: ModelName,
+        /// Why.
+        reason: Reason,
+        /// From the decision to ready.
+        took: Duration,
+    },
+}
+
+/// Why somebody gets no turn.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// Too many wait already.
+    QueueFull {
+        /// So many.
+        waiting: usize,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// It waited for as long as it may.
+    QueueTimeout {
+        /// So long.
+        waited: Duration,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The model did not come up.
+    Failed(Cause),
+    /// Requests start nothing here.
+    AutostartOff,
+    /// Somebody stopped it by hand.
+    Stopped,
+    /// The daemon ends.
+    Draining,
+}
+
+/// What an order to stop met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopping {
+    /// Nothing was there.
+    Idle,
+    /// It goes now.
+    Now(ModelName),
+    /// It goes when so many requests have finished.
+    WaitsFor(ModelName, usize),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Scheduler {
+    rules: SchedulerRules,
+    gpu: Gpu,
+    waiters: Waiters,
+    /// The newest generation that was used.
+    newest: Generation,
+    draining: bool,
+    /// Measured times from decision to ready.
+    swap_times: HashMap<ModelName, Duration>,
+    /// The decision that the present change of hands follows.
+    decided: Option<(Moment, Reason)>,
+}
+
+impl Scheduler {
+    /// A scheduler that knows nothing yet; generations after `newest` are free to use.
+    pub fn new(rules: SchedulerRules, newest: Generation) -> Self {
+        Scheduler {
+            rules,
+            gpu: Gpu::Unknown,
+            waiters: Waiters::default(),
+            newest,
+            draining: false,
+            swap_times: HashMap::new(),
+            decided: None,
+        }
+    }
+
+    /// What holds the GPU.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Who waits, the longest first.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &Waiter> {
+        self.waiters.iter()
+    }
+
+    /// What an order to stop, given now, would meet.
+    pub fn stopping(&self) -> Stopping {
+        match &self.gpu {
+            Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => Stopping::Idle,
+            Gpu::Loading(_, launch, _) => Stopping::Now(launch.model.clone()),
+            Gpu::Clearing(clearing) => Stopping::Now(clearing.launch.model.clone()),
+            Gpu::Resident(resident) if resident.in_flight == 0 => {
+                Stopping::Now(resident.launch.model.clone())
+            }
+            Gpu::Resident(resident) => {
+                Stopping::WaitsFor(resident.launch.model.clone(), resident.in_flight)
+            }
+        }
+    }
+
+    /// Takes an event; answers what is to be done.
+    pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Admit(waiter) => self.admit(waiter, now, &mut out),
+            Event::Abandon(ticket) => self.waiters.remove(ticket),
+            Event::InFlight(generation, count) => self.in_flight(generation, count),
+            Event::Engine { report, in_flight, fresh } => {
+                self.engine(report, in_flight, fresh, now, &mut out);
+            }
+            Event::Deactivate { force } => self.deactivate(force, now, &mut out),
+            Event::Drain => self.drain(&mut out),
+            Event::Tick => {}
+        }
+        self.expire(now, &mut out);
+        self.decide(now, &mut out);
+        out
+    }
+
+    fn admit(&mut self, waiter: Waiter, now: Moment, out: &mut Vec<Effect>) {
+        let ticket = waiter.ticket;
+        if self.draining {
+            return out.push(Effect::Refuse(ticket, Refusal::Draining));
+        }
+        if let Gpu::Stuck(cause) = &self.gpu {
+            return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+        }
+        let there =
+            self.serves(&waiter.launch.model) || self.waiters.asked_by_hand(&waiter.launch.model);
+        if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
+            return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
+        }
+        // Who is granted at once takes no place in the queue.
+        let at_once = matches!(&self.gpu, Gpu::Resident(r)
+            if r.launch.model == waiter.launch.model && r.closing.is_none());
+        if !at_once && self.waiters.len() >= self.rules.max_queue {
+            let (waiting, retry_after) = (self.waiters.len(), self.expected_wait(now));
+            return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
+        }
+        self.waiters.insert(waiter);
+    }
+
+    /// Whether a model is resident, loads, or may be (nothing is known yet).
+    fn serves(&self, model: &ModelName) -> bool {
+        match &self.gpu {
+            Gpu::Unknown => true,
+            Gpu::Loading(_, launch, _) => launch.model == *model,
+            Gpu::Resident(resident) => resident.launch.model == *model,
+            Gpu::Empty | Gpu::Clearing(_) | Gpu::Stuck(_) => false,
+        }
+    }
+
+    fn in_flight(&mut self, generation: Generation, count: usize) {
+        match &mut self.gpu {
+            Gpu::Resident(resident) if resident.generation == generation => {
+                resident.in_flight = count;
+            }
+            Gpu::Clearing(clearing) if clearing.generation == generation => {
+                clearing.in_flight = count;
+            }
+            _ => {}
+        }
+    }
+
+    /// A report, against what is believed.
+    fn engine(
+        &mut self,
+        report: EngineReport,
+        in_flight: usize,
+        fresh: bool,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let known = report.newest;
+        self.newest = self.newest.max(known);
+        let believed = match &self.gpu {
+            Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => None,
+            Gpu::Loading(generation, ..) => Some(*generation),
+            Gpu::Resident(resident) => Some(resident.generation),
+            Gpu::Clearing(clearing) => Some(clearing.generation),
+        };
+        match (believed, report.held) {
+            (None, held) => self.learn(held, in_flight, now),
+            // Said before it heard of that start.
+            (Some(generation), _) if !fresh && known < generation => {}
+            (Some(generation), Some(held)) if held.generation == generation => {
+                self.news(held, fresh, now, out);
+            }
+            // Of an older start, or of none: only a new supervisor's word counts then.
+            (Some(_), held) if fresh => self.supervisor_forgot(held, in_flight, now, out),
+            (Some(_), None) => self.gone(),
+            (Some(_), Some(_)) => {}
+        }
+    }
+
+    /// Unknown | Empty | Stuck => whatever the report says.
+    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment) {
+        let Some(Held { generation, launch, phase }) = held else {
+            self.gpu = Gpu::Empty;
+            return;
+        };
+        self.gpu = match phase {
+            Phase::Failed(_) => Gpu::Empty,
+            Phase::Stuck(cause) => Gpu::Stuck(cause),
+            Phase::BackingOff | Phase::Starting => Gpu::Loading(generation, launch, now),
+            Phase::Ready => {
+                Gpu::Resident(Resident { generation, launch, since: now, in_flight, closing: None })
+            }
+            Phase::Leaving => {
+                Gpu::Clearing(Clearing { generation, launch, since: now, in_flight, cut_at: None })
+            }
+        };
+    }
+
+    /// News of the very start that holds the GPU.
+    fn news(&mut self, held: Held, fresh: bool, now: Moment, out: &mut Vec<Effect>) {
+        let Held { generation, launch, phase } = held;
+        match (&self.gpu, phase) {
+            (_, Phase::Stuck(cause)) => {
+                for ticket in self.waiters.take_all() {
+                    out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+                }
+                self.gpu = Gpu::Stuck(cause);
+            }
+            (Gpu::Loading(..), Phase::Ready) => self.loaded(generation, launch, now, out),
+            (Gpu::Loading(..), Phase::Failed(cause)) => {
+                for ticket in self.waiters.take_of(&launch.model) {
+                    out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+                }
+                (self.gpu, self.decided) = (Gpu::Empty, None);
+            }
+            // A new supervisor has taken it over and does not know that it is to go.
+            (Gpu::Clearing(_), Phase::BackingOff | Phase::Starting | Phase::Ready) if fresh => {
+                out.push(Effect::Stop(generation));
+            }
+            // Its engine died: what it left is being swept, and then there is another report.
+            (Gpu::Resident(resident), Phase::Leaving) => {
+                self.gpu = Gpu::Clearing(Clearing {
+                    generation,
+                    launch,
+                    since: now,
+                    in_flight: resident.in_flight,
+                    cut_at: Some(now + LOST_GRACE),
+                });
+            }
+            (Gpu::Resident(_) | Gpu::Clearing(_), Phase::Failed(_)) => self.gone(),
+            _ => {}
+        }
+    }
+
+    /// Loading => Resident, and its whole batch is served.
+    fn loaded(
+        &mut self,
+        generation: Generation,
+        launch: Arc<Launch>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let began = match &self.gpu {
+            Gpu::Loading(_, _, since) => *since,
+            _ => now,
+        };
+        let (decided, reason) = self.decided.take().unwrap_or((began, Reason::Request));
+        let took = now.saturating_sub(decided);
+        if self.swap_times.len() >= MAX_REMEMBERED {
+            self.swap_times.clear();
+        }
+        self.swap_times
+            .entry(launch.model.clone())
+            .and_modify(|known| *known = (*known * 3 + took) / 4)
+            .or_insert(took);
+        out.push(Effect::SwapDone { to: launch.model.clone(), reason, took });
+        self.gpu =
+            Gpu::Resident(Resident { generation, launch, since: now, in_flight: 0, closing: None });
+        self.grant_waiting(now, Some(began), out);
+    }
+
+    /// Resident | Clearing => Empty.
+    fn gone(&mut self) {
+        if !matches!(self.gpu, Gpu::Loading(..)) {
+            self.gpu = Gpu::Empty;
+        }
+    }
+
+    /// A supervisor that has just begun does not know what its predecessor was told.
+    fn supervisor_forgot(
+        &mut self,
+        held: Option<Held>,
+        in_flight: usize,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        match &self.gpu {
+            Gpu::Loading(generation, launch, _) => {
+                out.push(Effect::Run(*generation, launch.clone()));
+            }
+            _ => self.learn(held, in_flight, now),
+        }
+    }
+
+    fn deactivate(&mut self, force: bool, now: Moment, out: &mut Vec<Effect>) {
+        let model = match &self.gpu {
+            Gpu::Loading(_, launch, _) => launch.model.clone(),
+            Gpu::Resident(resident) => resident.launch.model.clone(),
+            _ => return,
+        };
+        for ticket in self.waiters.take_of(&model) {
+            out.push(Effect::Refuse(ticket, Refusal::Stopped));
+        }
+        match &mut self.gpu {
+            Gpu::Loading(generation, launch, _) => {
+                let (generation, launch) = (*generation, launch.clone());
+                self.decided = None;
+                self.clear(generation, launch, now, out);
+            }
+            Gpu::Resident(resident) => {
+                let cut_at = if force { Some(now) } else { self.rules.swap_drain.map(|d| now + d) };
+                resident.closing = Some(Closing { cause: ClosingCause::Order, cut_at });
+            }
+            _ => {}
+        }
+    }
+
+    fn drain(&mut self, out: &mut Vec<Effect>) {
+        self.draining = true;
+        for ticket in self.waiters.take_all() {
+            out.push(Effect::Refuse(ticket, Refusal::Draining));
+        }
+    }
+
+    /// Those who have waited for as long as they may; those whose own model loads wait on.
+    fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Some(limit) = self.rules.max_wait else { return };
+        let loading = match &self.gpu {
+            Gpu::Loading(_, launch, _) => Some(launch.model.clone()),
+            _ => None,
+        };
+        let late: Vec<(Ticket, Duration)> = self
+            .waiters
+            .iter()
+            .filter(|w| Some(&w.launch.model) != loading.as_ref() && w.arrived + limit <= now)
+            .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
+            .collect();
+        for (ticket, waited) in late {
+            self.waiters.remove(ticket);
+            let retry_after = self.expected_wait(now);
+            out.push(Effect::Refuse(ticket, Refusal::QueueTimeout { waited, retry_after }));
+        }
+    }
+
+    /// What follows from where things stand.
+    fn decide(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match &self.gpu {
+            Gpu::Unknown | Gpu::Stuck(_) => {}
+            Gpu::Empty => self.load_next(now, out),
+            Gpu::Loading(..) => self.reconsider_load(now, out),
+            Gpu::Resident(_) => self.serve(now, out),
+            Gpu::Clearing(_) => self.cut_late(now, out),
+        }
+    }
+
+    /// Empty => Loading, for whoever goes first.
+    fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if !self.rules.start_on_request {
+            self.refuse_requests(out);
+        }
+        let Some(next) = self.waiters.first() else {
+            self.decided = None;
+            return;
+        };
+        let (launch, reason) = (next.launch.clone(), next.purpose.reason());
+        self.newest = Generation(self.newest.0 + 1);
+        if self.decided.is_none() {
+            self.decided = Some((now, reason));
+            out.push(Effect::SwapBegan { from: None, to: launch.model.clone(), reason });
+        }
+        out.push(Effect::Run(self.newest, launch.clone()));
+        self.gpu = Gpu::Loading(self.newest, launch, now);
+    }
+
+    /// Where requests start nothing, only those stay whose model somebody asked for by hand.
+    fn refuse_requests(&mut self, out: &mut Vec<Effect>) {
+        let by_hand = self.waiters.first().filter(|w| w.purpose == Purpose::Activate);
+        let by_hand = by_hand.map(|w| w.launch.model.clone());
+        let refused = self.waiters.take_if(|w| {
+            w.purpose == Purpose::Request && Some(&w.launch.model) != by_hand.as_ref()
+        });
+        out.extend(refused.iter().map(|w| Effect::Refuse(w.ticket, Refusal::AutostartOff)));
+    }
+
+    /// Loading => Clearing, if nobody waits for it any more and somebody for another.
+    fn reconsider_load(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Gpu::Loading(generation, launch, _) = &self.gpu else { return };
+        if self.waiters.any_of(&launch.model) || self.waiters.len() == 0 {
+            return;
+        }
+        let (generation, launch) = (*generation, launch.clone());
+        self.decided = None;
+        self.clear(generation, launch, now, out);
+    }
+
+    /// Resident: rule 1, then rule 2.
+    fn serve(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.open_or_close(now);
+        self.grant_waiting(now, None, out);
+        let Gpu::Resident(resident) = &self.gpu else { return };
+        let model = &resident.launch.model;
+        let unwanted = !self.waiters.any_of(model) && self.waiters.first_but(model).is_some();
+        if resident.closing.is_none() && !unwanted {
+            return;
+        }
+        if resident.in_flight > 0 {
+            return self.cut_drain(now, out);
+        }
+        let (generation, launch) = (resident.generation, resident.launch.clone());
+        if let Some(next) = self.waiters.first_but(&launch.model) {
+            let (to, reason) = (next.launch.model.clone(), next.purpose.reason());
+            self.decided = Some((now, reason));
+            out.push(Effect::SwapBegan { from: Some(launch.model.clone()), to, reason });
+        }
+        self.clear(generation, launch, now, out);
+    }
+
+    /// Closing begins when somebody who waits for another model must have it, and ends when
+    /// nobody does any more.
+    fn open_or_close(&mut self, now: Moment) {
+        let Gpu::Resident(resident) = &self.gpu else { return };
+        let next = self.waiters.first_but(&resident.launch.model);
+        let due = next.is_some_and(|waiter| self.due(waiter) <= now);
+        let cut_at = self.rules.swap_drain.map(|drain| now + drain);
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        match resident.closing {
+            None if due => {
+                resident.closing = Some(Closing { cause: ClosingCause::Waiter, cut_at });
+            }
+            Some(Closing { cause: ClosingCause::Waiter, .. }) if !due => resident.closing = None,
+            _ => {}
+        }
+    }
+
+    /// When a waiter must have its swap begin.
+    fn due(&self, waiter: &Waiter) -> Moment {
+        match waiter.purpose {
+            Purpose::Activate => waiter.arrived,
+            Purpose::Request => {
+                let swap = self.swap_times.get(&waiter.launch.model).copied().unwrap_or_default();
+                waiter.arrived + self.rules.swap_wait.saturating_sub(swap)
+            }
+        }
+    }
+
+    /// Grants to all who wait for the resident, unless it is closing.
+    fn grant_waiting(&mut self, now: Moment, loading: Option<Moment>, out: &mut Vec<Effect>) {
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        if resident.closing.is_some() {
+            return;
+        }
+        let (generation, launch) = (resident.generation, resident.launch.clone());
+        let may = |waiter: &Waiter| {
+            waiter.launch.model == launch.model
+                && (waiter.refused_by != Some(generation) || waiter.asked + SECOND_TRY <= now)
+        };
+        for waiter in self.waiters.take_if(may) {
+            let Waiter { ticket, arrived, purpose, .. } = waiter;
+            if purpose == Purpose::Activate {
+                out.push(Effect::Activated(ticket));
+                continue;
+            }
+            resident.in_flight += 1;
+            let waited = now.saturating_sub(arrived);
+            let loading = loading.map_or(Duration::ZERO, |b| now.saturating_sub(b.max(arrived)));
+            let queued = waited.saturating_sub(loading);
+            let launch = launch.clone();
+            out.push(Effect::Grant { ticket, generation, launch, queued, loading });
+        }
+    }
+
+    /// What runs on a closing resident is cut after a bound, once.
+    fn cut_drain(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        let Some(closing) = &mut resident.closing else { return };
+        if closing.cut_at.is_some_and(|at| at <= now) {
+            closing.cut_at = None;
+            out.push(Effect::Cut(resident.generation));
+        }
+    }
+
+    /// Requests of a dead engine that have not seen it by themselves.
+    fn cut_late(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Gpu::Clearing(clearing) = &mut self.gpu else { return };
+        if clearing.in_flight > 0 && clearing.cut_at.is_some_and(|at| at <= now) {
+            clearing.cut_at = None;
+            out.push(Effect::Cut(clearing.generation));
+        }
+    }
+
+    fn clear(
+        &mut self,
+        generation: Generation,
+        launch: Arc<Launch>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        out.push(Effect::Stop(generation));
+        self.gpu =
+            Gpu::Clearing(Clearing { generation, launch, since: now, in_flight: 0, cut_at: None });
+    }
+
+    /// A guess of what a new request would have to wait, from measured swaps.
+    fn expected_wait(&self, now: Moment) -> Duration {
+        let known = self.swap_times.len();
+        let usual = if known == 0 {
+            Duration::from_secs(5)
+        } else {
+            self.swap_times.values().sum::<Duration>() / u32::try_from(known).unwrap_or(u32::MAX)
+        };
+        let left = match &self.gpu {
+            Gpu::Loading(_, _, since) => usual.saturating_sub(now.saturating_sub(*since)),
+            _ => usual,
+        };
+        left.max(Duration::from_secs(1))
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_tick(&self) -> Option<Moment> {
+        let expiry = self.rules.max_wait.and_then(|limit| {
+            let loading = match &self.gpu {
+                Gpu::Loading(_, launch, _) => Some(&launch.model),
+                _ => None,
+            };
+            let waits = |w: &&Waiter| Some(&w.launch.model) != loading;
+            self.waiters.iter().find(waits).map(|w| w.arrived + limit)
+        });
+        let turn = match &self.gpu {
+            Gpu::Resident(resident) => {
+                let model = &resident.launch.model;
+                let closing = match &resident.closing {
+                    None => self.waiters.first_but(model).map(|w| self.due(w)),
+                    Some(closing) => closing.cut_at.filter(|_| resident.in_flight > 0),
+                };
+                let second = self.waiters.iter().filter(|w| {
+                    w.launch.model == *model && w.refused_by == Some(resident.generation)
+                });
+                closing.into_iter().chain(second.map(|w| w.asked + SECOND_TRY)).min()
+            }
+            Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
+            _ => None,
+        };
+        [expiry, turn].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Who waits, in the order in which they came.
+//!
+//! Owns: the order: what is asked for by hand first, then by arrival. Must never do: decide.
+
+use std::sync::Arc;
+
+use super::Reason;
+use crate::engine::Launch;
+use crate::engine::lifecycle::Moment;
+use crate::ids::{Generation, ModelName, Ticket};
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// That the model serves; asked for by hand.
+    Activate,
+    /// A permit.
+    Request,
+}
+
+impl Purpose {
+    /// The reason of a swap that it causes.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Purpose::Activate => Reason::Manual,
+            Purpose::Request => Reason::Request,
+        }
+    }
+}
+
+/// Somebody who waits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiter {
+    /// The wait's own number.
+    pub ticket: Ticket,
+    /// What is to be resident.
+    pub launch: Arc<Launch>,
+    /// What for.
+    pub purpose: Purpose,
+    /// When the request came: what orders it, also when it asks again.
+    pub arrived: Moment,
+    /// When it asked for this turn.
+    pub asked: Moment,
+    /// The start that had granted it a turn and then did not answer.
+    pub refused_by: Option<Generation>,
+}
+
+/// Sorted: the first goes first.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(Vec<Waiter>);
+
+impl Waiters {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Waiter> {
+        self.0.iter()
+    }
+
+    pub(super) fn insert(&mut self, waiter: Waiter) {
+        let key = |w: &Waiter| (w.purpose, w.arrived, w.ticket);
+        let at = self.0.partition_point(|other| key(other) <= key(&waiter));
+        self.0.insert(at, waiter);
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) {
+        self.0.retain(|waiter| waiter.ticket != ticket);
+    }
+
+    pub(super) fn first(&self) -> Option<&Waiter> {
+        self.0.first()
+    }
+
+    pub(super) fn first_but(&self, model: &ModelName) -> Option<&Waiter> {
+        self.0.iter().find(|waiter| waiter.launch.model != *model)
+    }
+
+    pub(super) fn any_of(&self, model: &ModelName) -> bool {
+        self.0.iter().any(|waiter| waiter.launch.model == *model)
+    }
+
+    pub(super) fn asked_by_hand(&self, model: &ModelName) -> bool {
+        self.0.iter().any(|w| w.purpose == Purpose::Activate && w.launch.model == *model)
+    }
+
+    /// Takes out those for whom it holds, in order.
+    pub(super) fn take_if(&mut self, mut holds: impl FnMut(&Waiter) -> bool) -> Vec<Waiter> {
+        self.0.extract_if(.., |waiter| holds(waiter)).collect()
+    }
+
+    pub(super) fn take_of(&mut self, model: &ModelName) -> Vec<Ticket> {
+        self.take_if(|w| w.launch.model == *model).iter().map(|w| w.ticket).collect()
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        std::mem::take(&mut self.0).iter().map(|w| w.ticket).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! `GET /v1/backends`, `POST /v1/backends/vllm/{activate,deactivate}`.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chat_proxy_actors::directory::Port;
+use chat_proxy_actors::gpu_arbiter::messages::{Activate, Deactivate, GetStatus, Outcome, Status};
+use chat_proxy_actors::vllm_supervisor::messages::{EngineStatus, GetEngine};
+use chat_proxy_core::engine::Launch;
+use chat_proxy_core::gpu::scheduler::Stopping;
+use chat_proxy_core::registry::Placement;
+use chat_proxy_core::{ApiError, Code};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::state::{AppState, ask};
+use super::{error, management};
+
+/// Every backend with its state, what is resident, who waits.
+pub(super) async fn list(state: web::Data<AppState>) -> HttpResponse {
+    match describe(&state).await {
+        Ok(shown) => HttpResponse::Ok().json(shown),
+        Err(failure) => error::respond(&failure),
+    }
+}
+
+async fn describe(state: &AppState) -> Result<Value, ApiError> {
+    let gpu = gpu_status(state).await?;
+    let mut backends = Vec::new();
+    if state.settings.vllm.vllm_single_port {
+        let engines = Port::to(&state.directory, |book| book.vllm.clone());
+        backends.push(supervised(&ask(&engines, || GetEngine).await?, &gpu));
+    }
+    backends.extend(external(state));
+    let resident = gpu.model.as_ref().filter(|_| matches!(gpu.state, "ready" | "draining"));
+    Ok(json!({"backends": backends, "resident": resident, "queue": gpu.queue}))
+}
+
+/// The arbiter's view.
+pub(super) async fn gpu_status(state: &AppState) -> Result<Status, ApiError> {
+    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    ask(&arbiter, || GetStatus).await
+}
+
+fn supervised(engine: &EngineStatus, gpu: &Status) -> Value {
+    json!({
+        "name": "vllm", "kind": "vllm", "state": engine.state, "model": engine.model,
+        "pid": engine.pid, "port": engine.port, "since": engine.since,
+        "restarts": engine.restarts, "last_error": engine.last_error,
+        "in_flight": gpu.in_flight, "queue_depth": gpu.queue.len(), "log": engine.log,
+    })
+}
+
+/// Servers that somebody else runs: what is known of them is what we send them.
+fn external(state: &AppState) -> Vec<Value> {
+    let view = state.registry.load();
+    let entries = view.snapshot.entries().iter().enumerate();
+    let shown = entries.filter_map(|(position, entry)| {
+        let Placement::External(endpoint) = view.snapshot.placement(position) else { return None };
+        let in_flight = state.metrics.in_flight.with_label_values(&[entry.name.as_str()]).get();
+        Some(json!({
+            "name": entry.name, "kind": "external", "state": "external", "model": entry.name,
+            "pid": null, "port": endpoint.port(), "since": null, "restarts": 0,
+            "last_error": null, "in_flight": in_flight, "queue_depth": 0,
+        }))
+    });
+    shown.collect()
+}
+
+/// Which model, and whether to wait for it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActivateOrder {
+    model: String,
+    #[serde(default)]
+    wait: bool,
+}
+
+/// Makes a model resident, by hand.
+pub(super) async fn activate(
+    request: HttpRequest,
+    mut payload: web::Payload,
+    state: web::Data<AppState>,
+) -> HttpResponse {
+    match try_activate(&request, &mut payload, &state).await {
+        Ok(response) => response,
+        Err(failure) => error::respond(&failure),
+    }
+}
+
+async fn try_activate(
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+    state: &AppState,
+) -> Result<HttpResponse, ApiError> {
+    management::admin(request)?;
+    let order: ActivateOrder = management::order(request, payload, state).await?;
+    let launch = launch_of(state, &order.model)?;
+    let (model, outcome) = (launch.model.clone(), give_order(state, launch)?);
+    if !order.wait {
+        let gpu = gpu_status(state).await?;
+        let shown = json!({"model": model, "state": gpu.state, "resident": gpu.model});
+        return Ok(HttpResponse::Accepted().json(shown));
+    }
+    match outcome.await {
+        Ok(Outcome::Refused(refusal)) => Err(refusal),
+        Ok(Outcome::Activated | Outcome::Granted(_)) => {
+            Ok(HttpResponse::Ok().json(json!({"model": model, "state": "ready"})))
+        }
+        Err(_) => {
+            Err(ApiError::new(Code::Internal, "the order was lost: a part of the proxy died")
+                .hint("give it again"))
+        }
+    }
+}
+
+fn give_order(
+    state: &AppState,
+    launch: Arc<Launch>,
+) -> Result<oneshot::Receiver<Outcome>, ApiError> {
+    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    let (reply, outcome) = oneshot::channel();
+    let order = Activate { ticket: state.ledger.ticket(), launch, reply };
+    arbiter.tell(order).map_err(|_| {
+        ApiError::new(Code::Internal, "a part of the proxy is being rebuilt").hint("try again")
+    })?;
+    Ok(outcome)
+}
+
+fn launch_of(state: &AppState, model: &str) -> Result<Arc<Launch>, ApiError> {
+    let view = state.registry.load();
+    let (entry, placement) = view.snapshot.resolve(model)?;
+    match placement {
+        Placement::SinglePort(launch) => Ok(launch.clone()),
+        _ => Err(ApiError::invalid(
+            "model",
+            format!("{} is no vLLM model that this daemon starts", entry.name),
+        )),
+    }
+}
+
+/// Whether to end what runs.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeactivateOrder {
+    #[serde(default)]
+    force: bool,
+}
+
+/// Stops what is resident; says what that waits for.
+pub(super) async fn deactivate(
+    request: HttpRequest,
+    mut payload: web::Payload,
+    state: web::Data<AppState>,
+) -> HttpResponse {
+    match try_deactivate(&request, &mut payload, &state).await {
+        Ok(response) => response,
+        Err(failure) => error::respond(&failure),
+    }
+}
+
+async fn try_deactivate(
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+    state: &AppState,
+) -> Result<HttpResponse, ApiError> {
+    management::admin(request)?;
+    let order: DeactivateOrder = management::order(request, payload, state).await?;
+    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    let met = ask(&arbiter, || Deactivate { force: order.force }).await?;
+    Ok(match met {
+        Stopping::Idle => HttpResponse::Ok().json(json!({"status": "idle"})),
+        Stopping::Now(model) => {
+            HttpResponse::Accepted().json(json!({"status": "stopping", "model": model}))
+        }
+        Stopping::WaitsFor(model, in_flight) => HttpResponse::Accepted().json(json!({
+            "status": if order.force { "stopping" } else { "draining" },
+            "model": model, "waits_for": {"in_flight": in_flight},
+        })),
+    })
+}

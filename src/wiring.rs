@@ -1,0 +1,154 @@
+//! Settings into actors: who is made from what, and who knows whom.
+//!
+//! Owns: the factories that `Root` builds and rebuilds the actors by. What must outlive an actor
+//! (registry view, ledger, figures, the log's queue) is made here, once. Must never do: decide, or
+//! hold an actor's address; those are in the directory.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Arbiter};
+use chat_proxy_actors::clock;
+use chat_proxy_actors::directory::{Directory, Port};
+use chat_proxy_actors::forwarder::ForwarderFactory;
+use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
+use chat_proxy_actors::logger::{LogHandle, LoggerActor};
+use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
+use chat_proxy_actors::permits::PermitLedger;
+use chat_proxy_actors::registry::{RegistryActor, RegistryView};
+use chat_proxy_actors::root::{Ending, Factory, Guard, Role, Root};
+use chat_proxy_actors::transcript::Audience;
+use chat_proxy_actors::vllm_supervisor::{SupervisorParts, VllmSupervisor};
+use chat_proxy_core::config::Settings;
+use chat_proxy_core::ids::Generation;
+use tokio::sync::mpsc;
+
+use crate::serve::ServeError;
+use crate::settings;
+
+/// What the rest of the daemon needs of the actors.
+pub(crate) struct House {
+    pub(crate) directory: Directory,
+    pub(crate) ledger: Arc<PermitLedger>,
+    pub(crate) registry: RegistryView,
+    pub(crate) audience: Audience,
+    pub(crate) metrics: Metrics,
+    pub(crate) forwarders: ForwarderFactory,
+    pub(crate) ending: Ending,
+    /// Hears of an actor that keeps dying.
+    pub(crate) hopeless: mpsc::Receiver<Role>,
+}
+
+/// Opens the request log; nobody writes it yet.
+pub(crate) fn open_log(
+    settings: &Settings,
+    directory: &Directory,
+) -> Result<LogHandle, ServeError> {
+    LogHandle::new(&settings::log(settings), directory)
+        .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })
+}
+
+/// Makes everything and starts the actors: the log writer on its thread, the others on this one.
+pub(crate) fn build(
+    settings: &Settings,
+    directory: Directory,
+    log: LogHandle,
+    log_thread: &Arbiter,
+) -> Result<House, ServeError> {
+    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
+    let rolling = Port::to(&directory, |book| book.metrics.clone());
+    let rolling = settings.server.enable_metrics.then_some(rolling);
+    let audience =
+        Audience { log: log.clone(), metrics: MetricsHandle::new(metrics.clone(), rolling) };
+    // Generations of one daemon lie behind all those of earlier ones.
+    let ledger = PermitLedger::new(Generation(milliseconds(clock::unix_seconds())));
+    let registry = RegistryView::default();
+    let forwarders = ForwarderFactory::new(
+        settings::forward(settings),
+        registry.clone(),
+        directory.clone(),
+        ledger.clone(),
+    );
+    let arbiter = ArbiterParts {
+        rules: settings::scheduler(settings),
+        ledger: ledger.clone(),
+        goals: Port::to(&directory, |book| book.vllm.clone()),
+        announce: Port::to(&directory, |book| book.vllm.clone()),
+        forwarders: forwarders.clone(),
+        metrics: metrics.clone(),
+    };
+    let factories = HashMap::from([
+        (Role::Logger, logger(log, settings, log_thread, &directory)),
+        (Role::Metrics, rolling_view(&directory)),
+        (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
+        (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
+        (Role::Vllm, vllm(supervisor(settings, &metrics, &registry, &directory), &directory)),
+    ]);
+    let (hopeless_in, hopeless) = mpsc::channel(1);
+    let ending = Ending::default();
+    let restarts = metrics.actor_restarts.clone();
+    Root::start_all(factories, restarts, ending.clone(), hopeless_in);
+    Ok(House { directory, ledger, registry, audience, metrics, forwarders, ending, hopeless })
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and far from 2^64
+fn milliseconds(unix_seconds: f64) -> u64 {
+    (unix_seconds * 1000.0) as u64
+}
+
+fn logger(log: LogHandle, settings: &Settings, thread: &Arbiter, directory: &Directory) -> Factory {
+    let (settings, thread) = (settings::log(settings), thread.handle());
+    Factory::new(directory, move |guard: Guard, _| {
+        let writer = log.writer(settings.clone(), guard);
+        LoggerActor::start_in_arbiter(&thread, |_| writer)
+    })
+}
+
+fn rolling_view(directory: &Directory) -> Factory {
+    Factory::new(directory, |guard, _| MetricsActor::new(guard).start())
+}
+
+fn registry_reader(
+    settings: &Settings,
+    metrics: &Metrics,
+    view: &RegistryView,
+    directory: &Directory,
+) -> Factory {
+    let (settings, metrics) = (settings::registry(settings), metrics.clone());
+    let view = view.clone();
+    Factory::new(directory, move |guard, again| {
+        let actor = RegistryActor::new(settings.clone(), metrics.clone(), &view, guard);
+        // Its successor looks in its own time: the view of its predecessor still stands.
+        if again { actor.start() } else { actor.having_read().start() }
+    })
+}
+
+fn gpu_arbiter(parts: ArbiterParts, directory: &Directory) -> Factory {
+    Factory::new(directory, move |guard, _| GpuArbiter::new(parts.clone(), guard).start())
+}
+
+fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {
+    Factory::new(directory, move |guard, _| VllmSupervisor::new(parts.clone(), guard).start())
+}
+
+fn supervisor(
+    settings: &Settings,
+    metrics: &Metrics,
+    registry: &RegistryView,
+    directory: &Directory,
+) -> SupervisorParts {
+    let silence: Option<Duration> = settings.vllm.vllm_health_timeout_s.limit();
+    SupervisorParts {
+        rules: settings::lifecycle(settings),
+        state_path: PathBuf::from(&settings.vllm.vllm_state_path),
+        port: settings.vllm.vllm_port,
+        silence,
+        keep_logs: settings.logging.max_log_files,
+        secrets: settings::secret_variables(settings),
+        registry: registry.clone(),
+        arbiter: Port::to(directory, |book| book.arbiter.clone()),
+        metrics: metrics.clone(),
+    }
+}
