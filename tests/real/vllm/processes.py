@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What /proc knows of a real vLLM, and the search for what is left of it.
 
-usage: processes.py --venv DIR --port PORT --mark TEXT [--seen FILE] [--kill]
+usage: processes.py --venv DIR --port PORT --mark NAME=VALUE [--seen FILE] [--kill]
 
 Prints a line for each process that is one of the engine's, with the reasons why, and exits with 1 if
 there is any; --kill ends them as well. An engine's children overwrite their arguments and their
@@ -104,7 +104,7 @@ def leftovers(venv, port, mark, known):
             reasons.append(f"process group {group}")
         if arguments.startswith(venv) or (".api_server" in arguments and f"--port {port}" in arguments):
             reasons.append("arguments")
-        if mark in read(pid, "environ"):
+        if mark in read(pid, "environ").split("\0"):
             reasons.append("environment")
         if venv in read(pid, "maps"):
             reasons.append("libraries")
@@ -117,7 +117,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--mark", required=True)
+    parser.add_argument("--mark", required=True, metavar="NAME=VALUE")
     parser.add_argument("--seen")
     parser.add_argument("--kill", action="store_true")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
 #
 # Makes or reuses what setup.sh makes (the first time 3 GB are downloaded), starts the daemon on a free
 # port of 127.0.0.1 with two tiny models, runs check.py, stops the daemon, and looks for anything that
-# is left of an engine. Takes about six minutes. Exit status: 0 all checks pass, 1 not, 2 something is
+# is left of an engine. Takes about four minutes. Exit status: 0 all checks pass, 1 not, 2 something is
 # missing. IMAGEWORKS_REAL_DIR moves the environment; KEEP=1 keeps the logs.
 set -euo pipefail
 
@@ -108,7 +108,7 @@ JSON
     >"$work/daemon.out" 2>"$work/daemon.log" 8>&- &
 proxy=$!
 for _ in $(seq 240); do
-    if grep -q '^listening on http://' "$work/daemon.out" || ! kill -0 "$proxy" 2>/dev/null; then break; fi
+    if grep -qs '^listening on http://' "$work/daemon.out" || ! kill -0 "$proxy" 2>/dev/null; then break; fi
     sleep 0.25
 done
 url=$(sed -n 's/^listening on \(http:[^ ]*\).*/\1/p' "$work/daemon.out" | head -n 1)

