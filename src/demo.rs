@@ -150,14 +150,22 @@ fn settings(home: &Path) -> Result<config::Settings, TourError> {
     let vllm_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let text = format!(
         "[server]\nport = 0\nheartbeat_ms = 400\nenable_metrics = true\n\
-         registry_dir = {home:?}\nlog_path = {:?}\n\
-         [vllm]\nvllm_port = {vllm_port}\nvllm_state_path = {:?}\n\
-         vllm_command = [{program:?}, \"sim-engine\", \"serve\"]\n",
-        files.log, files.state
+         registry_dir = {}\nlog_path = {}\n\n\
+         [vllm]\nvllm_port = {vllm_port}\nvllm_state_path = {}\n\
+         vllm_command = [{}, \"sim-engine\", \"serve\"]\n",
+        quoted(home),
+        quoted(&files.log),
+        quoted(&files.state),
+        quoted(&program)
     );
     let input = Input { file: Some(("demo settings".to_owned(), text)), env: Vec::new() };
     let loaded = config::load(&input).map_err(|problems| {
         failed("settings", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
     Ok(loaded.settings)
+}
+
+/// A path as TOML has it.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
 }

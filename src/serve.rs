@@ -219,10 +219,10 @@ impl Daemon {
     }
 
     fn reload(&self) {
-        match &self.house.directory.book().registry {
-            Some(registry) => registry.do_send(Reload),
+        let registry = Port::to(&self.house.directory, |book| book.registry.clone());
+        if let Err(error) = registry.tell(Reload) {
             // Its successor reads the files in any case.
-            None => tracing::warn!("the registry's reader is being rebuilt"),
+            tracing::warn!(%error, "the registry's reader is being rebuilt");
         }
     }
 

@@ -77,6 +77,7 @@ pub(crate) fn build(
         goals: Port::to(&directory, |book| book.vllm.clone()),
         announce: Port::to(&directory, |book| book.vllm.clone()),
         forwarders: forwarders.clone(),
+        show: Port::to(&directory, |book| book.registry.clone()),
         metrics: metrics.clone(),
     };
     let factories = HashMap::from([

@@ -172,6 +172,9 @@ impl Root {
         if let Some(factory) = self.factories.get(&role) {
             let guard = Guard { role, root: Some(ctx.address()), ending: self.ending.0.clone() };
             (factory.0)(guard, again);
+            if again {
+                self.restarts.with_label_values(&[role.as_str()]).inc();
+            }
         }
     }
 
@@ -207,7 +210,6 @@ impl Handler<Died> for Root {
             return;
         };
         tracing::error!(actor, ?pause, "an actor died by a defect and is rebuilt");
-        self.restarts.with_label_values(&[actor]).inc();
         if pause.is_zero() {
             return self.build(role, ctx, true);
         }

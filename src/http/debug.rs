@@ -78,7 +78,10 @@ mod fault {
             "logger" => book.logger.as_ref().map(|addr| addr.do_send(Explode)),
             "arbiter" => book.arbiter.as_ref().map(|addr| addr.do_send(Explode)),
             "vllm" => book.vllm.as_ref().map(|addr| addr.do_send(Explode)),
-            "forwarder" => Some(state.forwarders.local().do_send(Explode)),
+            "forwarder" => {
+                state.forwarders.local().do_send(Explode);
+                Some(())
+            }
             _ => None,
         };
         match told {

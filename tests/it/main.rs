@@ -14,7 +14,10 @@ mod support;
 
 mod bodies;
 mod cuts;
+mod deaths;
 mod departure;
+mod engine_failures;
+mod engines;
 mod errors;
 mod front;
 mod heartbeats;
@@ -25,5 +28,6 @@ mod shutdown;
 mod slow;
 mod startup;
 mod streaming;
+mod swaps;
 mod timeouts;
 mod unary;

@@ -57,7 +57,13 @@ pub(super) struct Upstream {
     address: String,
     /// The share of the memory for waiting bodies; given back when the head has come. And the body,
     /// where it may have to be sent again.
-    held: Option<(Box<dyn Any + Send>, Option<Vec<Bytes>>)>,
+    held: Option<Held>,
+}
+
+/// See [`Upstream::held`].
+struct Held {
+    share: Box<dyn Any + Send>,
+    again: Option<Vec<Bytes>>,
 }
 
 impl Upstream {
@@ -94,7 +100,7 @@ impl Upstream {
         Ok(Upstream {
             state: State::Sending(request.send_body(Pieces::new(body))),
             address: endpoint.base().to_owned(),
-            held: Some((share, again)),
+            held: Some(Held { share, again }),
         })
     }
 
@@ -124,7 +130,7 @@ impl Upstream {
     fn begun(
         &mut self,
         outcome: Result<ClientResponse, SendRequestError>,
-        held: Option<(Box<dyn Any + Send>, Option<Vec<Bytes>>)>,
+        held: Option<Held>,
     ) -> Event {
         match outcome {
             Ok(response) => {
@@ -143,7 +149,7 @@ impl Upstream {
             Err(error) => {
                 let told = explain(&error, &self.address);
                 match held {
-                    Some((share, Some(body))) if is_unanswered(&error) => {
+                    Some(Held { share, again: Some(body) }) if is_unanswered(&error) => {
                         self.over(Event::Unsent(told, Cargo { body, share }))
                     }
                     _ => self.over(Event::Failed(told)),

@@ -13,11 +13,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use chat_proxy_core::engine::Launch;
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::gpu::scheduler::{
     Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Stopping, Waiter,
 };
 use chat_proxy_core::ids::{Generation, Ticket};
+use chat_proxy_core::registry::listing::Activity;
 use tokio::sync::oneshot;
 
 use crate::clock;
@@ -25,6 +27,7 @@ use crate::directory::Port;
 use crate::forwarder::ForwarderFactory;
 use crate::metrics::Metrics;
 use crate::permits::PermitLedger;
+use crate::registry::ShowActivity;
 use crate::root::Guard;
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use messages::{
@@ -45,6 +48,8 @@ pub struct ArbiterParts {
     pub announce: Port<Announce>,
     /// Who cuts requests.
     pub forwarders: ForwarderFactory,
+    /// Who shows what is active.
+    pub show: Port<ShowActivity>,
     /// Figures.
     pub metrics: Metrics,
 }
@@ -55,6 +60,8 @@ pub struct GpuArbiter {
     parts: ArbiterParts,
     waiting: HashMap<Ticket, Waiting>,
     timer: Option<SpawnHandle>,
+    /// What was last said to be active.
+    shown: Option<Activity>,
     _guard: Guard,
 }
 
@@ -69,7 +76,7 @@ impl GpuArbiter {
     /// An arbiter that knows nothing yet.
     pub fn new(parts: ArbiterParts, guard: Guard) -> Self {
         let core = Scheduler::new(parts.rules.clone(), parts.ledger.newest());
-        GpuArbiter { core, parts, waiting: HashMap::new(), timer: None, _guard: guard }
+        GpuArbiter { core, parts, waiting: HashMap::new(), timer: None, shown: None, _guard: guard }
     }
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -78,7 +85,33 @@ impl GpuArbiter {
         }
         self.parts.metrics.queue_depth.set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
         self.tell_waiting();
+        self.show();
         self.arm(ctx);
+    }
+
+    /// Tells the registry's list which model is active, when that has changed.
+    fn show(&mut self) {
+        let (state, launch) = self.holder();
+        let activity = launch.map(|launch| Activity { model: launch.model.to_string(), state });
+        // A registry's reader that is being rebuilt hears of the next change.
+        if activity != self.shown && self.parts.show.tell(ShowActivity(activity.clone())).is_ok() {
+            self.shown = activity;
+        }
+    }
+
+    /// What holds the GPU, and the word for how far it has come.
+    fn holder(&self) -> (&'static str, Option<&Arc<Launch>>) {
+        match self.core.gpu() {
+            Gpu::Unknown => ("unknown", None),
+            Gpu::Empty => ("empty", None),
+            Gpu::Stuck(_) => ("stuck", None),
+            Gpu::Loading(_, launch, _) => ("loading", Some(launch)),
+            Gpu::Clearing(clearing) => ("stopping", Some(&clearing.launch)),
+            Gpu::Resident(resident) if resident.closing.is_some() => {
+                ("draining", Some(&resident.launch))
+            }
+            Gpu::Resident(resident) => ("ready", Some(&resident.launch)),
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -163,17 +196,8 @@ impl GpuArbiter {
     }
 
     fn status(&self) -> Status {
-        let (state, model, in_flight) = match self.core.gpu() {
-            Gpu::Unknown => ("unknown", None, 0),
-            Gpu::Empty => ("empty", None, 0),
-            Gpu::Stuck(_) => ("stuck", None, 0),
-            Gpu::Loading(_, launch, _) => ("loading", Some(launch), 0),
-            Gpu::Clearing(clearing) => ("stopping", Some(&clearing.launch), clearing.in_flight),
-            Gpu::Resident(resident) => {
-                let state = if resident.closing.is_some() { "draining" } else { "ready" };
-                (state, Some(&resident.launch), resident.in_flight)
-            }
-        };
+        let (state, launch) = self.holder();
+        let in_flight = self.current().map_or(0, |current| self.parts.ledger.in_flight(current));
         let now = clock::now();
         let queued = |waiter: &Waiter| Queued {
             model: waiter.launch.model.to_string(),
@@ -185,7 +209,7 @@ impl GpuArbiter {
         };
         Status {
             state,
-            model: model.map(|launch| launch.model.to_string()),
+            model: launch.map(|launch| launch.model.to_string()),
             in_flight,
             queue: self.core.waiting().map(queued).collect(),
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use chat_proxy_core::telemetry::record::Record;
 use chat_proxy_core::telemetry::rolling::Sample;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -232,7 +233,11 @@ impl Figures {
     /// What all requests cost.
     pub fn cost_total(&self) -> f64 {
         let families = self.cost.collect();
-        families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_counter().get_value()).sum()
+        families
+            .iter()
+            .flat_map(MetricFamily::get_metric)
+            .map(|m| m.get_counter().get_value())
+            .sum()
     }
 
     fn count(&self, record: &Record) {
@@ -266,7 +271,7 @@ impl Figures {
 /// Counters summed by one label.
 fn sums(counters: &IntCounterVec, label: &str) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
-    for metric in counters.collect().iter().flat_map(|family| family.get_metric()) {
+    for metric in counters.collect().iter().flat_map(MetricFamily::get_metric) {
         let value = metric.get_label().iter().find(|pair| pair.name() == label);
         if let Some(value) = value {
             // Counts are whole numbers, and far from where a float could not hold them.

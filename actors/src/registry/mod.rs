@@ -22,7 +22,7 @@ use actix::{
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use chat_proxy_core::registry::listing::{Item, LayerTimes, Listing, ListingRules};
+use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
 use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const REGULAR: Duration = Duration::from_secs(5);
 
 /// The registry as everybody sees it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct View {
     /// The last good snapshot.
     pub snapshot: Arc<Snapshot>,
@@ -50,6 +50,8 @@ pub struct View {
     pub error: Option<RegistryError>,
     /// Some registry has been loaded.
     pub loaded: bool,
+    /// Which model the list shows as active.
+    pub activity: Option<Activity>,
     /// When the layers were changed.
     pub times: LayerTimes,
     /// Loads so far, failed ones too.
@@ -101,7 +103,7 @@ pub struct RegistrySettings {
 /// Reads the registry without writing anything: for `check-config`.
 pub fn inspect(settings: &RegistrySettings) -> Result<View, RegistryError> {
     let texts = files::peek(settings)?;
-    build(settings, &texts).map(|(view, _)| view)
+    build(settings, &texts, None).map(|(view, _)| view)
 }
 
 type Merged = Vec<chat_proxy_core::registry::layers::Merged>;
@@ -109,13 +111,15 @@ type Merged = Vec<chat_proxy_core::registry::layers::Merged>;
 fn build(
     settings: &RegistrySettings,
     texts: &files::Texts,
+    activity: Option<&Activity>,
 ) -> Result<(View, Merged), RegistryError> {
     if texts.curated.is_none() && texts.discovered.is_none() {
         return Err(RegistryError::Missing { dir: settings.dir.display().to_string() });
     }
     let [curated, discovered] = files::parse(settings, texts)?;
     let (snapshot, merged) = Snapshot::build(curated, discovered, &settings.rules);
-    let listing = snapshot.list(&settings.listing, texts.times, &RealDisk);
+    let mut listing = snapshot.list(&settings.listing, texts.times, &RealDisk);
+    listing.mark(activity);
     let list_body = render(&listing);
     let view = View {
         snapshot: Arc::new(snapshot),
@@ -123,6 +127,7 @@ fn build(
         list_body,
         error: None,
         loaded: true,
+        activity: activity.cloned(),
         times: texts.times,
         loads: 0,
         load_time: Duration::ZERO,
@@ -158,7 +163,11 @@ enum Found {
 
 /// One look at the files; blocking. One at a time: a look also writes, and between the steps of
 /// one another would take our merged file for a user's old single file.
-fn look(settings: &RegistrySettings, known: Option<&Fingerprint>) -> Found {
+fn look(
+    settings: &RegistrySettings,
+    known: Option<&Fingerprint>,
+    activity: Option<&Activity>,
+) -> Found {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begin = Instant::now();
@@ -169,7 +178,7 @@ fn look(settings: &RegistrySettings, known: Option<&Fingerprint>) -> Found {
     if known == Some(&texts.fingerprint) {
         return Found::Same;
     }
-    let built = build(settings, &texts).map(|(mut view, merged)| {
+    let built = build(settings, &texts, activity).map(|(mut view, merged)| {
         view.load_time = begin.elapsed();
         files::write_merged(settings, &merged);
         view
@@ -191,6 +200,9 @@ pub struct RegistryActor {
     /// not overwrite what a later one found.
     begun: u64,
     taken: u64,
+    /// Which model holds the engine's port; and whether the list is being rendered with it.
+    activity: Option<Activity>,
+    marking: bool,
     _guard: Guard,
 }
 
@@ -213,6 +225,8 @@ impl RegistryActor {
             looking: false,
             begun: 1,
             taken: 0,
+            activity: view.load().activity.clone(),
+            marking: false,
             _guard: guard,
         }
     }
@@ -221,7 +235,7 @@ impl RegistryActor {
     /// is found, which may be an error and no entries, is published.
     #[must_use]
     pub fn having_read(mut self) -> Self {
-        let found = look(&self.settings, None);
+        let found = look(&self.settings, None, None);
         // Told to the log, and to whoever asks for readiness.
         let _ = self.take(1, found);
         self
@@ -271,6 +285,7 @@ impl RegistryActor {
                     listing: old.listing.clone(),
                     list_body: old.list_body.clone(),
                     loaded: old.loaded,
+                    activity: old.activity.clone(),
                     times: old.times,
                     load_time: old.load_time,
                 }));
@@ -306,7 +321,10 @@ impl RegistryActor {
         self.begun += 1;
         let number = self.begun;
         let (settings, known) = (self.settings.clone(), self.known.clone());
-        let work = actix_rt::task::spawn_blocking(move || look(&settings, known.as_ref()));
+        let activity = self.activity.clone();
+        let work = actix_rt::task::spawn_blocking(move || {
+            look(&settings, known.as_ref(), activity.as_ref())
+        });
         ctx.spawn(work.into_actor(self).map(move |found, actor, ctx| {
             actor.looking = false;
             match found {
@@ -314,7 +332,39 @@ impl RegistryActor {
                 Ok(found) => drop(actor.take(number, found)),
                 Err(error) => tracing::error!(%error, "looking at the registry failed"),
             }
+            actor.mark(ctx);
             actor.settle(ctx);
+        }));
+    }
+
+    /// Renders the published list with the present activity, off this thread: with thousands of
+    /// entries that takes milliseconds.
+    fn mark(&mut self, ctx: &mut Context<Self>) {
+        if self.marking {
+            return; // looked at again when that one is done
+        }
+        self.marking = true;
+        let (old, activity) = (self.view.load_full(), self.activity.clone());
+        let work = actix_rt::task::spawn_blocking(move || {
+            let mut listing = Listing::clone(&old.listing);
+            let marked = listing.mark(activity.as_ref()).then(|| (render(&listing), listing));
+            (old, activity, marked)
+        });
+        ctx.spawn(work.into_actor(self).map(|done, actor, ctx| {
+            actor.marking = false;
+            let (old, activity, marked) = match done {
+                Ok(done) => done,
+                Err(error) => return tracing::error!(%error, "the model list cannot be marked"),
+            };
+            let now = actor.view.load_full();
+            if !Arc::ptr_eq(&now, &old) || activity != actor.activity {
+                return actor.mark(ctx); // overtaken
+            }
+            if let Some((list_body, listing)) = marked {
+                let listing = Arc::new(listing);
+                let view = View { listing, list_body, activity, ..View::clone(&now) };
+                actor.view.store(Arc::new(view));
+            }
         }));
     }
 }
@@ -370,11 +420,32 @@ impl Handler<Reload> for RegistryActor {
         let number = self.begun;
         let settings = self.settings.clone();
         let dir = settings.dir.display().to_string();
-        let work = actix_rt::task::spawn_blocking(move || look(&settings, None));
-        Box::pin(work.into_actor(self).map(move |found, actor, _| match found {
-            Ok(found) => actor.take(number, found),
+        let activity = self.activity.clone();
+        let work = actix_rt::task::spawn_blocking(move || look(&settings, None, activity.as_ref()));
+        Box::pin(work.into_actor(self).map(move |found, actor, ctx| match found {
+            Ok(found) => {
+                let taken = actor.take(number, found);
+                actor.mark(ctx);
+                taken
+            }
             Err(error) => Err(RegistryError::Io { file: dir, message: error.to_string() }),
         }))
+    }
+}
+
+/// Which model holds the engine's port, if any: for the list.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ShowActivity(pub Option<Activity>);
+
+impl Handler<ShowActivity> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, ShowActivity(activity): ShowActivity, ctx: &mut Self::Context) {
+        if self.activity != activity {
+            self.activity = activity;
+            self.mark(ctx);
+        }
     }
 }
 

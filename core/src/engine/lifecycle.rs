@@ -336,10 +336,11 @@ impl Lifecycle {
         if self.goal == Goal::Down {
             self.goal = Goal::Run(engine.generation, engine.launch.clone());
         }
+        let adopted = now.saturating_add(self.rules.adopt_timeout);
         let deadline = if found.was_ready {
-            now + self.rules.adopt_timeout
+            adopted
         } else {
-            (engine.spawned + engine.launch.start_timeout).max(now + self.rules.adopt_timeout)
+            engine.spawned.saturating_add(engine.launch.start_timeout).max(adopted)
         };
         self.state = State::Starting(engine, deadline);
     }
@@ -380,7 +381,7 @@ impl Lifecycle {
         if let State::Spawning(current, launch) = &self.state
             && *current == generation
         {
-            let deadline = now + launch.start_timeout;
+            let deadline = now.saturating_add(launch.start_timeout);
             let engine = Engine { generation, launch: launch.clone(), process, spawned: now };
             out.push(Effect::Watch(engine.clone()));
             self.state = State::Starting(engine, deadline);
@@ -468,9 +469,8 @@ impl Lifecycle {
         if let State::Sweeping(engine, _) = &self.state
             && engine.generation == generation
         {
-            let cause = Cause::Stuck { who };
-            self.last_error = Some(cause.in_full());
-            self.state = State::Stuck(engine.clone(), cause);
+            let engine = engine.clone();
+            self.stuck(engine, who);
         }
     }
 
@@ -478,7 +478,8 @@ impl Lifecycle {
     fn tick(&mut self, now: Moment, out: &mut Vec<Effect>) {
         match &self.state {
             State::Starting(engine, deadline) if *deadline <= now => {
-                let after = now.saturating_sub(engine.spawned);
+                // The bound, and not the tick's moment: the machine may have slept.
+                let after = deadline.saturating_sub(engine.spawned);
                 let (engine, why) = (engine.clone(), Why::Failed(Cause::TooSlow { after }));
                 self.stop(engine, self.rules.loading_stop_grace, why, now, out);
             }
@@ -487,10 +488,9 @@ impl Lifecycle {
                 self.kill(engine, why, now, out);
             }
             State::Stopping(engine, Stage::Killed(at), _) if *at <= now => {
+                let engine = engine.clone();
                 let who = format!("pid {} does not end, not even by SIGKILL", engine.process.pid);
-                let cause = Cause::Stuck { who };
-                self.last_error = Some(cause.in_full());
-                self.state = State::Stuck(engine.clone(), cause);
+                self.stuck(engine, who);
             }
             _ => {}
         }
@@ -578,12 +578,12 @@ impl Lifecycle {
         out: &mut Vec<Effect>,
     ) {
         out.push(Effect::Terminate(engine.clone()));
-        self.state = State::Stopping(engine, Stage::Asked(now + grace), why);
+        self.state = State::Stopping(engine, Stage::Asked(now.saturating_add(grace)), why);
     }
 
     fn kill(&mut self, engine: Engine, why: Why, now: Moment, out: &mut Vec<Effect>) {
         out.push(Effect::Kill(engine.clone()));
-        let stage = Stage::Killed(now + self.rules.kill_grace);
+        let stage = Stage::Killed(now.saturating_add(self.rules.kill_grace));
         self.state = State::Stopping(engine, stage, why);
     }
 
@@ -601,11 +601,22 @@ impl Lifecycle {
         failures.run = failures.run.saturating_add(1);
         failures.last = now;
         self.last_error = Some(format!("{}: {}", launch.model, cause.in_full()));
-        // That start has had its answer; the next one has to be asked for.
+        self.answered(generation);
+        self.state = State::Failed(generation, launch, cause);
+    }
+
+    fn stuck(&mut self, engine: Engine, who: String) {
+        let cause = Cause::Stuck { who };
+        self.last_error = Some(cause.in_full());
+        self.answered(engine.generation);
+        self.state = State::Stuck(engine, cause);
+    }
+
+    /// That start has had its answer; the next one has to be asked for, under a number of its own.
+    fn answered(&mut self, generation: Generation) {
         if matches!(&self.goal, Goal::Run(wanted, _) if *wanted == generation) {
             self.goal = Goal::Down;
         }
-        self.state = State::Failed(generation, launch, cause);
     }
 
     /// An engine that has served for long has a clean record.
@@ -619,7 +630,8 @@ impl Lifecycle {
     fn retry_at(&self, model: &ModelName) -> Option<Moment> {
         let failures = self.failures.get(model)?;
         let doublings = failures.run.saturating_sub(1).min(16);
-        Some(failures.last + (self.rules.backoff * 2u32.pow(doublings)).min(MAX_BACKOFF))
+        let pause = self.rules.backoff.saturating_mul(2u32.pow(doublings));
+        Some(failures.last + pause.min(MAX_BACKOFF))
     }
 }
 

@@ -4,6 +4,8 @@
 //! never do: ask a backend, or the disk itself; what is on it is asked through [`Disk`], when the
 //! registry is loaded and not when the list is read.
 
+mod activity;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use super::entry::Entry;
 use super::layers::Layer;
 use super::resolve::normalize;
 use super::snapshot::{Snapshot, preference};
+pub use activity::Activity;
+use activity::STOPPED;
 
 /// What is on the disk.
 pub trait Disk {
@@ -95,7 +99,7 @@ struct Places<'a> {
 }
 
 /// The list, and every entry's line by its position in the snapshot.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Listing {
     /// A line for each entry, shown or not.
     pub items: Vec<Item>,
@@ -201,10 +205,10 @@ impl Snapshot {
     }
 }
 
-/// What is known without asking anybody: nothing is started by this version.
+/// What is known without asking anybody; [`Listing::mark`] says which engine runs.
 fn state_of(placement: &Placement) -> &'static str {
     match placement {
-        Placement::SinglePort(_) => "stopped",
+        Placement::SinglePort(_) => STOPPED,
         Placement::Ollama => "unknown",
         Placement::External(_) => "external",
     }

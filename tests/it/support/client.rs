@@ -35,6 +35,18 @@ impl Ask {
         ask
     }
 
+    /// An order in JSON.
+    pub fn post(path: &str, body: &Value) -> Self {
+        let mut ask = Ask::new("POST", path).header("content-type", "application/json");
+        ask.body = Some(body.to_string().into_bytes());
+        ask
+    }
+
+    pub fn body(mut self, body: &str) -> Self {
+        self.body = Some(body.as_bytes().to_vec());
+        self
+    }
+
     /// Adds a header; `host` replaces the usual one, an empty `host` leaves it out.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::{BOUND, Upstream, eventually};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_imageworks-chat-proxy");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_imageworks-chat-proxy");
 const REGISTRY: &str = "registry/model_registry.curated.json";
 const LOG: &str = "logs/chat.jsonl";
 
@@ -253,6 +253,7 @@ impl Drop for Daemon {
         if self.exit.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            super::engines::kill_remembered(&self.path(super::engines::STATE));
         }
         if thread::panicking() {
             eprintln!("--- the daemon's stderr ---\n{}---", self.stderr());

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod daemon;
 pub mod edits;
+pub mod engines;
 pub mod expected;
 pub mod gate;
 pub mod sse;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Ask, Client, End, Reply};
 pub use daemon::{Daemon, Setup};
+pub use engines::Engines;
 pub use gate::Gate;
 pub use upstream::{Upstream, Wire};
 

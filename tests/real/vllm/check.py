@@ -28,7 +28,7 @@ FIRST, SECOND, BROKEN = "tiny-a", "tiny-b", "too-long"
 SERVED = {FIRST: "tiny-a", SECOND: "tiny-b-served"}
 UNICODE = "Grüße 世界 😀!!"
 LOAD_TIMEOUT_S = 900
-HEARTBEAT_S = 10
+HEARTBEAT_S = 2
 REPEATS = 5
 # The promise is 0.1 s to the engine; the engine's own bookkeeping and our polling come on top, so
 # the promise is held against the median, and a single one may be late on a busy machine.
@@ -216,12 +216,8 @@ class Daemon:
 
     def tree(self):
         """The processes of the engine that runs, which the search at the end must not find again."""
-        leader = self.state()["pid"]
-        members = processes.tree(leader)
-        with open(self.seen_file, "a", encoding="utf-8") as file:
-            file.writelines(
-                f"{pid} {start} {processes.stat(pid)[2]}\n" for pid, start in members.items()
-            )
+        members = processes.tree(self.state()["pid"])
+        processes.write_down(self.seen_file, members)
         return members
 
     def swaps(self):
@@ -347,7 +343,7 @@ class Checks(Daemon):
         assert answer.headers["content-type"].startswith("text/event-stream"), answer.headers
         assert answer.headers["x-imageworks-model"] == FIRST, answer.headers
         assert text_of(answer.chunks()) == hello(FIRST), answer.body
-        assert len(answer.comments()) >= took / HEARTBEAT_S - 2, (took, answer.comments())
+        assert len(answer.comments()) >= max(1, took / HEARTBEAT_S - 2), (took, answer.comments())
 
     def the_backend_is_shown(self):
         self.shown_is(FIRST)

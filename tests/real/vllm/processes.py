@@ -3,13 +3,14 @@
 
 usage: processes.py --venv DIR --port PORT --mark NAME=VALUE [--seen FILE] [--kill]
 
-Prints a line for each process that is one of the engine's, with the reasons why, and exits with 1 if
-there is any; --kill ends them as well. An engine's children overwrite their arguments and their
+Prints a line for each process that is one of the engine's, with the reasons why, and for each piece of
+shared memory that is left, and exits with 1 if there is any; --kill ends and removes them as well. An engine's children overwrite their arguments and their
 environment, so neither finds an orphan; what they cannot hide is the environment's libraries that
 they have mapped. It must never name a process that the environment's own engines did not start.
 """
 import argparse
 import os
+import re
 import signal
 import socket
 import sys
@@ -66,6 +67,11 @@ def command(pid):
     return read(pid, "cmdline").replace("\0", " ").strip()
 
 
+def shared_memory(pid):
+    """Names below /dev/shm that a process has mapped."""
+    return set(re.findall(r"/dev/shm/(psm_\w+|sem\.mp-\w+)", read(pid, "maps")))
+
+
 def resident_mib(pid):
     line = next((line for line in read(pid, "status").splitlines() if line.startswith("VmRSS:")), "x 0")
     return int(line.split()[1]) // 1024
@@ -79,13 +85,24 @@ def refuses(port):
     return False
 
 
+def write_down(path, members):
+    """Adds an engine's processes, with start and group, and its shared memory to a file."""
+    with open(path, "a", encoding="utf-8") as file:
+        for pid, start in members.items():
+            facts = stat(pid)
+            if facts:
+                file.write(f"{pid} {start} {facts[2]}\n")
+            file.writelines(f"{name}\n" for name in shared_memory(pid))
+
+
 def seen(path):
-    """What check.py wrote down: pid, start and group of every process of an engine that it saw."""
+    """What was written down: processes, and names of shared memory."""
     if not path or not os.path.exists(path):
-        return []
+        return [], set()
     with open(path, encoding="utf-8") as file:
         rows = [line.split() for line in file]
-    return [(int(pid), float(start), int(group)) for pid, start, group in rows]
+    known = [(int(row[0]), float(row[1]), int(row[2])) for row in rows if len(row) == 3]
+    return known, {row[0] for row in rows if len(row) == 1}
 
 
 def leftovers(venv, port, mark, known):
@@ -121,7 +138,8 @@ def main():
     parser.add_argument("--seen")
     parser.add_argument("--kill", action="store_true")
     options = parser.parse_args()
-    found = leftovers(options.venv, options.port, options.mark, seen(options.seen))
+    known, names = seen(options.seen)
+    found = leftovers(options.venv, options.port, options.mark, known)
     for pid, line in found.items():
         print(line)
         if options.kill:
@@ -129,10 +147,15 @@ def main():
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+    segments = [path for path in (f"/dev/shm/{name}" for name in sorted(names)) if os.path.exists(path)]
+    for path in segments:
+        print(f"{path} ({os.stat(path).st_blocks // 2} KiB of {os.stat(path).st_size // 1024})")
+        if options.kill:
+            os.unlink(path)
     listens = not options.kill and not refuses(options.port)
     if listens:
         print(f"port {options.port} is still answered")
-    sys.exit(1 if found or listens else 0)
+    sys.exit(1 if found or segments or listens else 0)
 
 
 if __name__ == "__main__":

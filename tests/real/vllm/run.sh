@@ -3,7 +3,7 @@
 #
 # Makes or reuses what setup.sh makes (the first time 3 GB are downloaded), starts the daemon on a free
 # port of 127.0.0.1 with two tiny models, runs check.py, stops the daemon, and looks for anything that
-# is left of an engine. Takes about four minutes. Exit status: 0 all checks pass, 1 not, 2 something is
+# is left of an engine. Takes two to four minutes. Exit status: 0 all checks pass, 1 not, 2 something is
 # missing. IMAGEWORKS_REAL_DIR moves the environment; KEEP=1 keeps the logs.
 set -euo pipefail
 
@@ -31,7 +31,7 @@ port=$("$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); 
 proxy=
 checker=
 
-# The engines' processes that live, and whether the port is answered.
+# The engines' processes and shared memory that are there, and whether the port is answered.
 left_of_engines() {
     python3 "$here/processes.py" --venv "$venv" --port "$port" --mark "IMAGEWORKS_REAL_RUN=$work" \
         --seen "$work/seen" "$@"
@@ -50,7 +50,7 @@ clean_up() {
     fi
     left_of_engines --kill >&2 || true
     if [ "$status" != 0 ]; then
-        for log in daemon.log chat.jsonl logs/vllm/*.log; do
+        for log in daemon.log logs/chat.jsonl logs/vllm/*.log; do
             # shellcheck disable=SC2086
             for file in $work/$log; do
                 if [ -s "$file" ]; then
@@ -73,14 +73,15 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-mkdir "$work/registry"
+mkdir "$work/registry" "$work/tmp"
 cat >"$work/chat_proxy.toml" <<TOML
 [server]
 host = "127.0.0.1"
 port = 0
+heartbeat_ms = 2000
 enable_metrics = true
 registry_dir = "$work/registry"
-log_path = "$work/chat.jsonl"
+log_path = "$work/logs/chat.jsonl"
 
 [limits]
 require_template = false
@@ -89,7 +90,7 @@ require_template = false
 vllm_command = ["$python", "-m", "vllm.entrypoints.openai.api_server"]
 vllm_port = $port
 vllm_start_timeout_s = 900
-env = { HF_HUB_OFFLINE = "1", VLLM_TARGET_DEVICE = "cpu", VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "nobind", OMP_NUM_THREADS = "1", CUDA_VISIBLE_DEVICES = "", VLLM_NO_USAGE_STATS = "1" }
+env = { HF_HUB_OFFLINE = "1", VLLM_TARGET_DEVICE = "cpu", VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "nobind", OMP_NUM_THREADS = "1", CUDA_VISIBLE_DEVICES = "", VLLM_NO_USAGE_STATS = "1", TMPDIR = "$work/tmp" }
 TOML
 cat >"$work/registry/model_registry.curated.json" <<JSON
 [{"name": "tiny-a", "backend": "vllm", "chat_template": {"source": "embedded"},
@@ -140,7 +141,7 @@ if [ ! -s "$work/seen" ]; then
     echo "FAILED  no engine was ever seen, so the search for what is left of it proves nothing"
     checked=1
 elif left=$(left_of_engines); then
-    echo "ok      nothing is left of any engine, and port $port refuses"
+    echo "ok      no process and no shared memory is left of any engine, and port $port refuses"
 else
     printf 'FAILED  left of the engines:\n%s\n' "$left"
     checked=1

@@ -1,0 +1,450 @@
+//! The rules of the queue, by example: who is granted, closed, refused, and when.
+
+use super::*;
+
+#[test]
+fn until_the_first_report_nothing_is_decided() {
+    let mut bench = Bench::unknown(rules());
+    for (ticket, model) in [(1, "a"), (2, "b")] {
+        assert_eq!(told(&bench.admit(ticket, model)), "");
+    }
+    assert_eq!(told(&bench.on(Event::Tick)), "");
+    assert_eq!(told(&bench.ready(7, "b")), "grant 2 by 7");
+    // Nobody learns later than that, and numbers go on behind what was used.
+    let mut bench = Bench::unknown(rules());
+    bench.admit(1, "a");
+    assert_eq!(told(&bench.engine(nothing(7))), "run 8 a");
+}
+
+#[test]
+fn requests_for_the_resident_are_granted_at_once() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    for ticket in 1..=5 {
+        assert_eq!(told(&bench.admit(ticket, "a")), format!("grant {ticket} by 1"));
+    }
+    assert_eq!(bench.core.stopping(), Stopping::WaitsFor("a".into(), 5));
+}
+
+#[test]
+fn a_grant_says_how_long_it_waited_for_a_turn_and_how_long_for_the_load() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    bench.now += s(7);
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    bench.now += s(2);
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    bench.now += s(4);
+    bench.admit(3, "b");
+    bench.now += s(6);
+    let effects = bench.ready(2, "b");
+    let times = effects.iter().filter_map(|effect| match effect {
+        Effect::Grant { ticket, queued, loading, .. } => Some((ticket.0, *queued, *loading)),
+        _ => None,
+    });
+    assert_eq!(times.collect::<Vec<_>>(), [(2, s(9), s(10)), (3, s(0), s(6))]);
+    let done = Effect::SwapDone { to: "b".into(), reason: Reason::Request, took: s(12) };
+    assert!(effects.contains(&done), "{effects:?}");
+}
+
+#[test]
+fn a_swap_is_told_with_where_from_where_to_and_why() {
+    let mut bench = Bench::empty(rules());
+    let began = |from: Option<&str>, to: &str, reason| Effect::SwapBegan {
+        from: from.map(ModelName::from),
+        to: to.into(),
+        reason,
+    };
+    assert_eq!(bench.activate(1, "a")[0], began(None, "a", Reason::Manual));
+    bench.now += s(5);
+    let done = Effect::SwapDone { to: "a".into(), reason: Reason::Manual, took: s(5) };
+    assert!(bench.ready(1, "a").contains(&done));
+    let effects = bench.admit(2, "b");
+    assert!(effects.contains(&began(Some("a"), "b", Reason::Request)), "{effects:?}");
+    assert_eq!(bench.engine(nothing(1)), [Effect::Run(g(2), launch("b"))], "told once");
+}
+
+#[test]
+fn the_resident_closes_when_the_oldest_waiter_has_waited_for_its_bound() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    let arrived = bench.now;
+    bench.now += ms(119_999);
+    assert_eq!(told(&bench.admit(3, "a")), "grant 3 by 1");
+    assert_eq!(told(&bench.tick_at(arrived + s(120))), "");
+    // From now on it only finishes what it has.
+    assert_eq!(told(&bench.admit(4, "a")), "");
+    assert_eq!(told(&bench.in_flight(1, 1)), "");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(report(1, "a", Phase::Leaving))), "");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    assert_eq!(told(&bench.ready(2, "b")), "grant 2 by 2");
+}
+
+#[test]
+fn what_a_swap_takes_counts_into_the_bound() {
+    let mut bench = Bench::serving(rules(), "b", s(50));
+    // Swapped to `a` in 10 s, from then on `b` is known to take 50 s and `a` 10 s.
+    bench.activate(1, "a");
+    bench.engine(nothing(1));
+    bench.now += s(10);
+    bench.ready(2, "a");
+    bench.admit(2, "a");
+    bench.admit(3, "b");
+    assert_eq!(bench.core.next_tick(), Some(bench.now + s(70)));
+    // One measurement does not replace all before it.
+    bench.in_flight(2, 0);
+    bench.engine(nothing(2));
+    bench.now += s(10);
+    bench.ready(3, "b");
+    bench.in_flight(3, 0);
+    bench.load_after_stop("a", 4);
+    bench.admit(5, "a");
+    bench.admit(6, "b");
+    assert_eq!(bench.core.next_tick(), Some(bench.now + s(120 - 40)));
+}
+
+impl Bench {
+    /// A swap by hand that takes no time.
+    fn load_after_stop(&mut self, model: &str, generation: u64) {
+        self.activate(1000 + generation, model);
+        self.engine(nothing(generation - 1));
+        self.ready(generation, model);
+    }
+}
+
+#[test]
+fn who_asks_by_hand_closes_the_resident_at_once_and_goes_first() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    assert_eq!(told(&bench.activate(3, "c")), "");
+    assert_eq!(told(&bench.admit(4, "a")), "", "closing");
+    assert_eq!(bench.tickets(), [3, 2, 4]);
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 c");
+    assert_eq!(told(&bench.ready(2, "c")), "activated 3, stop 2", "nobody uses it");
+    assert_eq!(told(&bench.engine(nothing(2))), "run 3 b");
+}
+
+#[test]
+fn asking_by_hand_for_what_is_resident_is_answered_at_once_and_takes_no_permit() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    assert_eq!(told(&bench.activate(1, "a")), "activated 1");
+    assert_eq!(bench.core.stopping(), Stopping::Now("a".into()));
+}
+
+#[test]
+fn an_idle_resident_gives_way_to_whoever_waits_longest() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    bench.now += s(1);
+    bench.admit(3, "c");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    // And with nobody in flight, at once.
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    assert_eq!(told(&bench.admit(1, "b")), "stop 1");
+}
+
+#[test]
+fn a_swap_serves_the_whole_batch_before_the_next_waiter_closes_it() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    bench.admit(3, "c");
+    bench.in_flight(1, 0);
+    bench.engine(nothing(1));
+    bench.now += s(300);
+    bench.admit(4, "b");
+    // `c` has been due for long; still all of `b` are served, and then none.
+    assert_eq!(told(&bench.ready(2, "b")), "grant 2 by 2, grant 4 by 2");
+    assert_eq!(told(&bench.admit(5, "b")), "");
+    assert_eq!(told(&bench.in_flight(2, 1)), "");
+    assert_eq!(told(&bench.in_flight(2, 0)), "stop 2");
+    assert_eq!(told(&bench.engine(nothing(2))), "run 3 c");
+}
+
+#[test]
+fn when_the_waiter_that_closed_the_resident_goes_it_opens_again() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    assert_eq!(told(&bench.admit(3, "a")), "");
+    assert_eq!(told(&bench.abandon(2)), "grant 3 by 1");
+    // But not after an order to stop.
+    assert_eq!(told(&bench.stop(false)), "");
+    assert_eq!(told(&bench.admit(4, "a")), "");
+    bench.activate(5, "b");
+    assert_eq!(told(&bench.abandon(5)), "");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+}
+
+#[test]
+fn requests_for_a_model_that_is_not_there_cause_one_start() {
+    let mut bench = Bench::empty(rules());
+    assert_eq!(told(&bench.admit(1, "a")), "run 1 a");
+    for ticket in 2..50 {
+        assert_eq!(told(&bench.admit(ticket, "a")), "");
+    }
+    assert_eq!(words(&bench.ready(1, "a")).len(), 49);
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_goes_on_and_becomes_an_idle_resident() {
+    let mut bench = Bench::empty(rules());
+    bench.admit(1, "a");
+    assert_eq!(told(&bench.abandon(1)), "");
+    assert_eq!(told(&bench.ready(1, "a")), "");
+    assert_eq!(told(&bench.admit(2, "a")), "grant 2 by 1");
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_is_stopped_for_those_who_wait_for_another() {
+    let mut bench = Bench::empty(rules());
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    assert_eq!(told(&bench.abandon(1)), "stop 1");
+    // Not before it is gone, not even if it says that it is ready.
+    assert_eq!(told(&bench.ready(1, "a")), "");
+    assert_eq!(told(&bench.engine(report(1, "a", Phase::Leaving))), "");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    // The other one may also come later.
+    let mut bench = Bench::empty(rules());
+    bench.admit(1, "a");
+    bench.abandon(1);
+    assert_eq!(told(&bench.admit(2, "b")), "stop 1");
+}
+
+#[test]
+fn what_runs_on_a_closing_resident_is_cut_once_after_the_drain_limit() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    let closed = bench.now;
+    bench.now += s(10);
+    // A second one does not get the first one's time anew.
+    bench.activate(3, "c");
+    assert_eq!(told(&bench.tick_at(closed + s(30))), "cut 1");
+    bench.now += s(100);
+    assert_eq!(told(&bench.on(Event::Tick)), "");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+}
+
+#[test]
+fn without_a_drain_limit_nothing_is_ever_cut_by_a_swap() {
+    let mut bench = Bench::serving(SchedulerRules { swap_drain: None, ..rules() }, "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    bench.now += s(500_000);
+    assert_eq!(told(&bench.on(Event::Tick)), "refuse 2: timeout");
+}
+
+#[test]
+fn the_queue_is_bounded_and_who_is_granted_at_once_takes_no_place() {
+    let mut bench = Bench::serving(SchedulerRules { max_queue: 2, ..rules() }, "a", s(10));
+    for ticket in 1..=9 {
+        assert_eq!(told(&bench.admit(ticket, "a")), format!("grant {ticket} by 1"));
+    }
+    bench.admit(10, "b");
+    bench.admit(11, "c");
+    let effects = bench.admit(12, "b");
+    assert_eq!(told(&effects), "refuse 12: full");
+    assert!(matches!(&effects[0], Effect::Refuse(_, Refusal::QueueFull { waiting: 2, .. })));
+    assert_eq!(told(&bench.admit(13, "a")), "grant 13 by 1");
+    // Who has gone makes room.
+    bench.abandon(10);
+    assert_eq!(told(&bench.admit(14, "b")), "");
+}
+
+#[test]
+fn a_newcomer_for_a_resident_that_is_about_to_close_needs_a_place_too() {
+    let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    // The tick is due in this very moment and has not come yet.
+    bench.now += s(120);
+    assert_eq!(told(&bench.admit(3, "a")), "refuse 3: full");
+    // So does one that is held back.
+    let mut bench = Bench::serving(SchedulerRules { max_queue: 0, ..rules() }, "a", s(10));
+    let again = Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
+    assert_eq!(told(&bench.on(Event::Admit(again))), "refuse 1: full");
+}
+
+#[test]
+fn who_has_run_out_of_time_takes_no_place_from_a_newcomer() {
+    let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    bench.now += s(600);
+    assert_eq!(told(&bench.admit(3, "b")), "refuse 2: timeout");
+    assert_eq!(bench.tickets(), [3]);
+}
+
+#[test]
+fn a_wait_ends_exactly_at_its_limit() {
+    let mut bench = Bench::serving(SchedulerRules { swap_wait: s(5000), ..rules() }, "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    let arrived = bench.now;
+    bench.now += ms(599_999);
+    assert_eq!(told(&bench.on(Event::Tick)), "");
+    let effects = bench.tick_at(arrived + s(600));
+    assert_eq!(told(&effects), "refuse 2: timeout");
+    assert!(matches!(&effects[0],
+        Effect::Refuse(_, Refusal::QueueTimeout { waited, .. }) if *waited == s(600)));
+}
+
+#[test]
+fn a_wait_by_hand_that_came_later_hides_no_limit() {
+    let mut bench = Bench::serving(SchedulerRules { swap_drain: None, ..rules() }, "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    let arrived = bench.now;
+    bench.now += s(100);
+    // By hand goes first in the queue, although it came later.
+    bench.activate(3, "c");
+    assert_eq!(told(&bench.tick_at(arrived + s(600))), "refuse 2: timeout");
+    assert_eq!(told(&bench.tick_at(arrived + s(700))), "refuse 3: timeout");
+}
+
+#[test]
+fn the_load_does_not_count_as_waiting() {
+    let mut bench = Bench::empty(rules());
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    let arrived = bench.now;
+    assert_eq!(told(&bench.tick_at(arrived + s(600))), "refuse 2: timeout");
+    bench.now += s(5000);
+    assert_eq!(told(&bench.ready(1, "a")), "grant 1 by 1");
+}
+
+#[test]
+fn a_refused_request_waits_for_news_of_its_engine_but_not_for_long() {
+    let again = |bench: &Bench| Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    let waiter = again(&bench);
+    assert_eq!(told(&bench.on(Event::Admit(waiter))), "");
+    assert_eq!(told(&bench.admit(2, "a")), "grant 2 by 1", "others go on");
+    let asked = bench.now;
+    assert_eq!(told(&bench.tick_at(asked + ms(250))), "grant 1 by 1");
+    // News: it is dead. Another start is not to blame.
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    let waiter = again(&bench);
+    bench.on(Event::Admit(waiter));
+    bench.now += ms(100);
+    assert_eq!(told(&bench.engine(report(1, "a", Phase::Leaving))), "");
+    assert_eq!(told(&bench.engine(report(1, "a", Phase::Failed(crashed())))), "run 2 a");
+    assert_eq!(told(&bench.ready(2, "a")), "grant 1 by 2");
+}
+
+#[test]
+fn a_request_that_asks_again_keeps_its_place_before_whoever_closes_the_resident() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "a");
+    let came = bench.now;
+    bench.now += s(5);
+    bench.admit(3, "b");
+    bench.now += s(120);
+    bench.on(Event::Tick);
+    assert_eq!(told(&bench.admit(4, "a")), "", "closing");
+    // The engine dropped it; it was there before `b` and does not queue behind it.
+    bench.in_flight(1, 1);
+    let again =
+        Waiter { refused_by: Some(g(1)), asked: bench.now, ..waiter(5, "a", came) };
+    assert_eq!(told(&bench.on(Event::Admit(again))), "");
+    // Nor is the engine stopped only to be started for it again.
+    assert_eq!(told(&bench.in_flight(1, 0)), "");
+    let asked = bench.now;
+    assert_eq!(told(&bench.tick_at(asked + ms(250))), "grant 5 by 1");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+}
+
+#[test]
+fn a_closing_resident_that_is_asked_for_by_hand_is_not_stopped_to_be_started_again() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.admit(2, "b");
+    bench.now += s(120);
+    bench.on(Event::Tick);
+    assert_eq!(told(&bench.activate(3, "a")), "activated 3");
+    assert_eq!(told(&bench.admit(4, "a")), "", "it still closes for `b`");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+}
+
+#[test]
+fn a_held_back_request_asks_for_no_tick_while_it_cannot_be_granted() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    let closed = bench.now;
+    let again = Waiter { refused_by: Some(g(1)), ..waiter(3, "a", closed) };
+    bench.on(Event::Admit(again));
+    bench.now += s(1);
+    assert_eq!(told(&bench.on(Event::Tick)), "");
+    assert_eq!(bench.core.next_tick(), Some(closed + s(30)), "no moment of the past");
+}
+
+#[test]
+fn where_requests_start_nothing_only_a_hand_does() {
+    let off = SchedulerRules { start_on_request: false, ..rules() };
+    let mut bench = Bench::empty(off.clone());
+    assert_eq!(told(&bench.admit(1, "a")), "refuse 1: autostart off");
+    assert_eq!(told(&bench.activate(2, "a")), "run 1 a");
+    // They join what somebody asked for, in whatever state it is.
+    assert_eq!(told(&bench.admit(3, "a")), "");
+    assert_eq!(told(&bench.admit(4, "b")), "refuse 4: autostart off");
+    bench.activate(5, "b");
+    assert_eq!(told(&bench.admit(6, "b")), "");
+    assert_eq!(told(&bench.ready(1, "a")), "activated 2, grant 3 by 1");
+    assert_eq!(told(&bench.admit(7, "a")), "", "closing");
+    // What it served is not brought back by a request.
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1, refuse 7: autostart off");
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    assert_eq!(told(&bench.ready(2, "b")), "activated 5, grant 6 by 2");
+}
+
+#[test]
+fn where_requests_start_nothing_they_stop_nothing_either() {
+    let off = SchedulerRules { start_on_request: false, ..rules() };
+    let mut bench = Bench::unknown(off);
+    // Not known yet: perhaps it is there.
+    assert_eq!(told(&bench.admit(1, "a")), "");
+    assert_eq!(told(&bench.admit(2, "b")), "");
+    assert_eq!(told(&bench.ready(1, "b")), "grant 2 by 1, refuse 1: autostart off");
+    bench.in_flight(1, 0);
+    assert_eq!(bench.core.next_tick(), None);
+}
+
+#[test]
+fn where_requests_start_nothing_those_stay_whose_model_somebody_asked_for() {
+    let off = SchedulerRules { start_on_request: false, ..rules() };
+    let mut bench = Bench::serving(off, "c", s(10));
+    bench.admit(1, "c");
+    bench.activate(2, "a");
+    bench.activate(3, "b");
+    bench.admit(4, "b");
+    bench.in_flight(1, 0);
+    assert_eq!(told(&bench.engine(nothing(1))), "run 2 a", "4 waits for what comes after");
+    bench.ready(2, "a");
+    assert_eq!(told(&bench.engine(nothing(2))), "run 3 b");
+    assert_eq!(told(&bench.ready(3, "b")), "activated 3, grant 4 by 3");
+}
+
+#[test]
+fn when_the_daemon_ends_nobody_waits_any_more() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    bench.admit(3, "a");
+    let mut refused = words(&bench.on(Event::Drain));
+    refused.sort();
+    assert_eq!(refused, ["refuse 2: draining", "refuse 3: draining"]);
+    assert_eq!(told(&bench.admit(4, "a")), "refuse 4: draining");
+    assert_eq!(told(&bench.in_flight(1, 0)), "", "the engine is its supervisor's");
+}

@@ -1,0 +1,446 @@
+//! Engines that the daemon starts, swaps and stops (SPEC 6.1, 6.6).
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::engines::{STATE, Sampler, families, greeting, hello, is_alive, text_of};
+use crate::support::{Ask, BOUND, End, Engines, eventually, sse};
+
+#[test]
+fn the_first_request_starts_the_engine_and_the_next_ones_find_it() {
+    let it = Engines::two().start();
+    assert!(!it.daemon.path(STATE).exists());
+    it.assert_answers("tiny-a");
+    it.assert_answers("tiny-a");
+    assert_eq!(it.starts(), ["tiny-a"]);
+    let state: Value = serde_json::from_slice(&fs::read(it.daemon.path(STATE)).unwrap()).unwrap();
+    assert_eq!(state["logical_name"], "tiny-a");
+    assert_eq!(state["served_model_id"], "tiny-a");
+    assert_eq!(state["port"], it.port);
+    assert_eq!(state["pid"], it.pid());
+    assert!(state["started_at"].as_f64().unwrap() > 1.7e9);
+    let log = fs::read_to_string(it.daemon.path("logs/vllm/tiny-a.log")).unwrap();
+    assert!(log.contains("Application startup complete"), "{log}");
+    let lines = it.daemon.log_lines(2);
+    assert!(lines[0]["activate_ms"].as_u64().unwrap() > 0, "{}", lines[0]);
+    assert_eq!(lines[1]["activate_ms"], 0);
+}
+
+#[test]
+fn the_state_file_names_all_processes_once_the_engine_is_ready() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let members = eventually("the members of the tree", BOUND, || {
+        let state: Value = serde_json::from_slice(&fs::read(it.daemon.path(STATE)).ok()?).ok()?;
+        state["members"].as_array().filter(|members| members.len() == 3).cloned()
+    });
+    for member in &members {
+        assert!(is_alive(i32::try_from(member["pid"].as_i64().unwrap()).unwrap()), "{member}");
+    }
+}
+
+#[test]
+fn requests_that_meet_a_loading_model_join_its_load() {
+    let it = Engines::new().model("tiny-a", &["--sim-load-ms", "400"]).start();
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..12).map(|_| scope.spawn(|| it.hello("tiny-a"))).collect();
+        asked.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert!(replies.iter().all(|reply| text_of(reply) == greeting("tiny-a")));
+    assert_eq!(it.starts(), ["tiny-a"]);
+}
+
+#[test]
+fn models_take_turns_on_one_port_and_two_never_live_at_once() {
+    let it = Engines::two().start();
+    let sampler = Sampler::of(it.port);
+    for model in ["tiny-a", "tiny-b", "tiny-a", "tiny-b"] {
+        it.assert_answers(model);
+        let reply = hello(model, true, json!({})).reply(it.daemon.addr());
+        assert_eq!((text_of(&reply), &reply.end), (greeting(model), &End::Whole));
+        assert!(reply.text().ends_with(sse::DONE));
+    }
+    sampler.assert_never_two();
+    assert_eq!(it.starts(), ["tiny-a", "tiny-b", "tiny-a", "tiny-b"]);
+    assert_eq!(families(it.port).len(), 1);
+    // By the engines' own journal: each leader had ended before the next one began.
+    let journal = it.journal();
+    let leaders: Vec<_> = journal.iter().filter(|life| life.role == "leader").collect();
+    let mut last_exit = 0;
+    for life in leaders {
+        match life.event.as_str() {
+            "start" => assert!(life.at_us > last_exit, "{life:?}"),
+            "exit" => last_exit = life.at_us,
+            _ => {}
+        }
+    }
+    assert_eq!(it.figure("imageworks_proxy_swaps_total{reason=\"request\"}"), Some(4.0));
+}
+
+#[test]
+fn streaming_clients_hear_what_they_wait_for() {
+    let it = Engines::new()
+        .model("tiny-a", &["--sim-load-ms", "500"])
+        .set("server", "heartbeat_ms", 100)
+        .start();
+    let reply = hello("tiny-a", true, json!({})).reply(it.daemon.addr());
+    let body = reply.text();
+    let comments: Vec<&str> = body.lines().filter(|line| line.starts_with(':')).collect();
+    assert!(comments.len() >= 3, "{body}");
+    assert!(comments.contains(&": waiting (position 1, the model is loading)"), "{comments:?}");
+    assert!(body.ends_with(sse::DONE));
+    let first_data = body.find("data:").unwrap();
+    assert!(!body[first_data..].contains("\n:"), "no comment once data has flowed");
+}
+
+#[test]
+fn a_swap_waits_for_the_stream_that_runs() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 60);
+    let begun = Instant::now();
+    let other = hello("tiny-b", false, json!({})).open(it.daemon.addr());
+    it.wait_queue(1);
+    let (pieces, end) = stream.rest();
+    let body: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
+    assert_eq!(end, End::Whole);
+    assert!(String::from_utf8_lossy(&body).contains("tok59"));
+    assert!(body.ends_with(sse::DONE.as_bytes()));
+    let mut other = other;
+    assert_eq!(text_of(&other.reply()), greeting("tiny-b"));
+    assert!(begun.elapsed() >= Duration::from_millis(400), "the stream was waited for");
+    let line = it.daemon.log_lines(3).into_iter().find(|l| l["model_logical"] == "tiny-b").unwrap();
+    assert!(line["queue_ms"].as_u64().unwrap() >= 200, "{line}");
+}
+
+#[test]
+fn a_client_that_leaves_the_queue_causes_no_swap() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 40);
+    let other = hello("tiny-b", true, json!({})).open(it.daemon.addr());
+    it.wait_queue(1);
+    let left = Instant::now();
+    drop(other);
+    it.wait_queue(0);
+    assert!(left.elapsed() < Duration::from_millis(500), "{:?}", left.elapsed());
+    assert_eq!(stream.rest().1, End::Whole);
+    it.assert_answers("tiny-a");
+    assert_eq!(it.starts(), ["tiny-a"]);
+    let lines = it.daemon.log_lines(4);
+    let gone = lines.iter().find(|line| line["model_logical"] == "tiny-b").unwrap();
+    assert_eq!((&gone["status"], &gone["cancelled"]), (&json!(499), &json!(true)));
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_any_more_becomes_an_idle_resident() {
+    let it = Engines::new().model("tiny-a", &["--sim-load-ms", "400"]).start();
+    let client = hello("tiny-a", false, json!({})).open(it.daemon.addr());
+    it.wait_engine("starting");
+    drop(client);
+    it.wait_engine("ready");
+    it.assert_answers("tiny-a");
+    assert_eq!(it.starts(), ["tiny-a"]);
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_gives_way_to_another_model() {
+    let it = Engines::new()
+        .model("tiny-a", &["--like-vllm", "--sim-never-ready"])
+        .model("tiny-b", &[])
+        .set("vllm", "loading_stop_grace_s", 0.3)
+        .start();
+    let client = hello("tiny-a", false, json!({})).open(it.daemon.addr());
+    it.wait_engine("starting");
+    drop(client);
+    // The engine ignores SIGTERM while it loads, as the real one does.
+    it.assert_answers("tiny-b");
+    assert_eq!(families(it.port).len(), 1);
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
+    let it = Engines::two().set("scheduler", "max_queue_depth", 1).start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 60);
+    let mut first = hello("tiny-b", false, json!({})).open(it.daemon.addr());
+    it.wait_queue(1);
+    let refused = it.hello("tiny-b");
+    refused.error(429, "err_queue_full");
+    let after: u32 = refused.head.get("retry-after").unwrap().parse().unwrap();
+    assert!((1..=600).contains(&after));
+    // Who needs no swap takes no place in the queue.
+    it.assert_answers("tiny-a");
+    assert_eq!(stream.rest().1, End::Whole);
+    assert_eq!(text_of(&first.reply()), greeting("tiny-b"));
+}
+
+#[test]
+fn who_waits_too_long_for_a_turn_is_told_so() {
+    let it = Engines::two().set("scheduler", "max_queue_wait_s", 0.3).start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 150);
+    let refused = it.hello("tiny-b");
+    refused.error(503, "err_queue_timeout");
+    assert!(refused.head.get("retry-after").is_some());
+    assert_eq!(stream.rest().1, End::Whole);
+}
+
+#[test]
+fn a_swap_that_has_waited_for_its_bound_stops_newcomers_and_cuts_after_its_drain() {
+    let it = Engines::two()
+        .set("scheduler", "max_swap_wait_s", 0.2)
+        .set("scheduler", "swap_drain_timeout_s", 0.4)
+        .start();
+    it.assert_answers("tiny-a");
+    let mut endless = it.stream("tiny-a", 100_000);
+    let mut other = hello("tiny-b", false, json!({})).open(it.daemon.addr());
+    assert_eq!(text_of(&other.reply()), greeting("tiny-b"));
+    let (pieces, _) = endless.rest();
+    let body: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
+    let last = String::from_utf8_lossy(&body);
+    let last = last.trim_end().rsplit("\n\n").next().unwrap();
+    assert_eq!(sse::error_of(last).unwrap()["code"], "err_backend_unavailable", "{last}");
+    assert!(!body.ends_with(sse::DONE.as_bytes()));
+}
+
+#[test]
+fn engines_get_what_they_need_and_none_of_the_daemons_secrets() {
+    let it = Engines::new()
+        .model_with("tiny-a", &[], json!({"env": {"ENTRY_VAR": "1", "SETTINGS_VAR": null}}))
+        .entry(json!({"name": "cloud", "backend": "openai", "backend_config":
+            {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "CLOUD_KEY"}}))
+        .set("vllm", "vllm_env", "{ SETTINGS_VAR = \"2\", OTHER_VAR = \"3\" }")
+        .env("CLOUD_KEY", "secret")
+        .env("NOTIFY_SOCKET", "/nowhere")
+        .env("CHAT_PROXY_KEEP_ALIVE_S", "60")
+        .env("HARMLESS", "4")
+        .start();
+    it.assert_answers("tiny-a");
+    let env = it.ask_engine("/sim/env");
+    for (name, want) in [("ENTRY_VAR", "1"), ("OTHER_VAR", "3"), ("HARMLESS", "4")] {
+        assert_eq!(env[name], want, "{name}");
+    }
+    for name in [
+        "SETTINGS_VAR",
+        "CLOUD_KEY",
+        "NOTIFY_SOCKET",
+        "CHAT_PROXY_KEEP_ALIVE_S",
+        "CHAT_PROXY_CONFIG_FILE",
+    ] {
+        assert!(env.get(name).is_none(), "{name}");
+    }
+    assert!(env["IMAGEWORKS_ENGINE"].as_str().unwrap().contains(':'), "{env}");
+    let argv = it.ask_engine("/sim/argv");
+    let argv: Vec<&str> = argv.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(&argv[..2], ["serve", "/models/tiny-a"]);
+    let line = argv.join(" ");
+    assert!(
+        line.contains(&format!(
+            "--host 127.0.0.1 --port {} --served-model-name tiny-a --gpu-memory-utilization 0.75",
+            it.port
+        )),
+        "{line}"
+    );
+}
+
+#[test]
+fn what_is_asked_for_by_hand_is_done_and_told() {
+    let it = Engines::two().start();
+    let accepted = it.order("activate", json!({"model": "tiny-b"}));
+    assert_eq!(accepted.status(), 202, "{}", accepted.text());
+    assert_eq!(accepted.json()["state"], "loading");
+    it.wait_engine("ready");
+    let done = it.order("activate", json!({"model": "tiny-a", "wait": true}));
+    assert_eq!((done.status(), &done.json()["state"]), (200, &json!("ready")));
+    assert_eq!(it.starts(), ["tiny-b", "tiny-a"]);
+    let shown = it.backends();
+    assert_eq!(shown["resident"], "tiny-a");
+    let engine = &shown["backends"][0];
+    assert_eq!((&engine["kind"], &engine["port"]), (&json!("vllm"), &json!(it.port)));
+    assert_eq!((&engine["restarts"], &engine["last_error"]), (&json!(0), &Value::Null));
+    assert_eq!(it.figure("imageworks_proxy_backend_up{backend=\"vllm\"}"), Some(1.0));
+    let stopped = it.order("deactivate", json!({}));
+    assert_eq!((stopped.status(), &stopped.json()["status"]), (202, &json!("stopping")));
+    it.wait_engine("stopped");
+    assert_eq!(it.order("deactivate", json!({})).json()["status"], "idle");
+    assert_eq!(it.figure("imageworks_proxy_backend_up{backend=\"vllm\"}"), Some(0.0));
+    it.assert_nothing_left();
+    it.order("activate", json!({"model": "no-such"})).error(404, "err_model_not_found");
+    it.order("activate", json!({})).error(400, "err_invalid_request");
+    it.order("activate", json!({"model": "tiny-a", "wiat": true}))
+        .error(400, "err_invalid_request");
+    let text =
+        Ask::new("POST", "/v1/backends/vllm/deactivate").header("content-type", "text/plain");
+    text.body("{}").reply(it.daemon.addr()).error(400, "err_invalid_request");
+}
+
+#[test]
+fn a_stop_by_hand_lets_streams_finish_and_force_ends_them() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 40);
+    let draining = it.order("deactivate", json!({"force": false})).json();
+    assert_eq!(
+        (&draining["status"], &draining["waits_for"]["in_flight"]),
+        (&json!("draining"), &json!(1))
+    );
+    assert_eq!(stream.rest().1, End::Whole);
+    it.wait_engine("stopped");
+    it.assert_answers("tiny-a");
+    let mut endless = it.stream("tiny-a", 100_000);
+    let forced = it.order("deactivate", json!({"force": true})).json();
+    assert_eq!(forced["status"], "stopping");
+    let (pieces, end) = endless.rest();
+    assert_eq!(end, End::Whole);
+    let body: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
+    // The first events have been read already.
+    let rest = body.windows(6).position(|window| window == b"data: ").unwrap();
+    sse::broken(&body[rest..], "err_backend_unavailable", 502);
+    it.wait_engine("stopped");
+    it.assert_nothing_left();
+}
+
+#[test]
+fn with_autostart_off_requests_start_nothing_and_hands_do() {
+    let it = Engines::two().set("autostart", "autostart_enabled", false).start();
+    let error = it.hello("tiny-a").error(502, "err_backend_unavailable");
+    assert!(error["hint"].as_str().unwrap().contains("autostart_enabled"), "{error}");
+    assert_eq!(it.order("activate", json!({"model": "tiny-a", "wait": true})).status(), 200);
+    it.assert_answers("tiny-a");
+    it.hello("tiny-b").error(502, "err_backend_unavailable");
+    assert_eq!(it.starts(), ["tiny-a"]);
+}
+
+#[test]
+fn the_end_of_the_daemon_is_the_end_of_its_engine() {
+    let mut it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    assert_eq!(families(it.port).len(), 1);
+    it.daemon.terminate();
+    assert!(it.daemon.wait_exit(BOUND).success());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn an_engine_that_ignores_sigterm_is_killed_with_all_that_belongs_to_it() {
+    let mut it = Engines::new()
+        .model("tiny-a", &["--like-vllm", "--sim-ignore-sigterm", "--sim-leave-child"])
+        .set("vllm", "vllm_stop_timeout_s", 0.5)
+        .start();
+    it.assert_answers("tiny-a");
+    let begun = Instant::now();
+    it.daemon.terminate();
+    assert!(it.daemon.wait_exit(BOUND).success());
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    it.assert_nothing_left();
+}
+
+#[test]
+fn a_second_signal_kills_the_engine_at_once() {
+    let mut it = Engines::new()
+        .model("tiny-a", &["--sim-ignore-sigterm"])
+        .set("vllm", "vllm_stop_timeout_s", 600)
+        .start();
+    it.assert_answers("tiny-a");
+    it.daemon.terminate();
+    eventually("the engine has heard of it", BOUND, || {
+        it.journal().iter().any(|life| life.event == "sigterm").then_some(())
+    });
+    it.daemon.terminate();
+    assert!(it.daemon.wait_exit(BOUND).success());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn the_daemon_may_end_while_a_model_loads_and_those_who_wait_are_told() {
+    let mut it = Engines::new()
+        .model("tiny-a", &["--like-vllm", "--sim-never-ready"])
+        .set("vllm", "loading_stop_grace_s", 0.3)
+        .start();
+    let mut waiting = hello("tiny-a", false, json!({})).open(it.daemon.addr());
+    it.wait_engine("starting");
+    it.daemon.terminate();
+    waiting.reply().error(503, "err_draining");
+    assert!(it.daemon.wait_exit(BOUND).success());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn external_backends_need_no_turn_and_are_shown_too() {
+    let other = Engines::new().model("tiny-c", &[]).start();
+    other.assert_answers("tiny-c");
+    let it = Engines::two()
+        .entry(json!({"name": "tiny-c", "backend": "gguf",
+            "backend_config": {"host": "127.0.0.1", "port": other.port}}))
+        .start();
+    it.assert_answers("tiny-a");
+    it.assert_answers("tiny-c");
+    assert_eq!(it.starts(), ["tiny-a"]);
+    let shown = it.backends();
+    let external = &shown["backends"][1];
+    assert_eq!((&external["name"], &external["kind"]), (&json!("tiny-c"), &json!("external")));
+    assert_eq!(external["port"], other.port);
+}
+
+#[test]
+fn the_summary_and_the_figures_tell_the_same_story() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    it.assert_answers("tiny-b");
+    assert_eq!(it.hello("nobody").status(), 404);
+    it.daemon.log_lines(3);
+    let summary = Ask::get("/v1/metrics").reply(it.daemon.addr()).json();
+    assert_eq!(summary["rolling"]["count"], 3);
+    assert_eq!(summary["requests_by_backend"], json!({"other": 1, "vllm": 2}));
+    assert_eq!(summary["errors_by_code"], json!({"err_model_not_found": 1}));
+    assert_eq!(summary["active_model"], "tiny-b");
+    assert_eq!(summary["swaps"], json!({"total": 2, "by_reason": {"request": 2}}));
+    assert_eq!(summary["schema_version"], 1);
+    assert!(summary["uptime_seconds"].as_f64().unwrap() > 0.0);
+    let of = "imageworks_proxy_requests_total{backend=\"vllm\",model=\"tiny-a\",status=\"200\"}";
+    assert_eq!(it.figure(of), Some(1.0));
+    assert_eq!(it.figure("imageworks_proxy_swap_seconds_count"), Some(2.0));
+    assert_eq!(it.figure("imageworks_proxy_in_flight{model=\"tiny-a\"}"), Some(0.0));
+}
+
+#[test]
+fn the_model_list_says_which_model_is_active() {
+    let it = Engines::two().start();
+    let shown = || {
+        let list = Ask::get("/v1/models").reply(it.daemon.addr()).json();
+        let of = |n: usize| list["data"][n]["extensions"].clone();
+        [of(0), of(1)].map(|e| (e["state"].as_str().unwrap().to_owned(), e["active"] == true))
+    };
+    let stopped = || ("stopped".to_owned(), false);
+    let ready = || ("ready".to_owned(), true);
+    assert_eq!(shown(), [stopped(), stopped()]);
+    it.assert_answers("tiny-b");
+    eventually("tiny-b is shown as active", BOUND, || {
+        (shown() == [stopped(), ready()]).then_some(())
+    });
+    it.assert_answers("tiny-a");
+    eventually("tiny-a is shown as active", BOUND, || {
+        (shown() == [ready(), stopped()]).then_some(())
+    });
+    it.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    eventually("the registry was loaded anew", BOUND, || {
+        let loads = Ask::get("/v1/debug/registry").reply(it.daemon.addr()).json()["loads"].as_u64();
+        loads.filter(|loads| *loads >= 2)
+    });
+    assert_eq!(shown(), [ready(), stopped()], "also after a reload");
+}
+
+#[test]
+fn a_second_daemon_at_the_same_state_file_says_who_has_it_and_ends() {
+    let it = Engines::two().start();
+    let state = it.daemon.path(STATE);
+    let ended = crate::support::Setup::new()
+        .set("vllm", "vllm_state_path", format!("{state:?}"))
+        .run(&["serve"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains(&format!("pid {}", it.daemon.pid())), "{}", ended.stderr);
+    it.assert_answers("tiny-a");
+}
