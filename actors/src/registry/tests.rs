@@ -197,7 +197,9 @@ async fn five_thousand_entries_load_fast() {
     let list: Vec<String> = (0..5000).map(|i| entry(&format!("model-{i}"), 1 + i)).collect();
     let home = start(&format!("[{}]", list.join(",")));
     let begin = Instant::now();
-    let Found::New(new) = look(&settings(home.dir.path()), None) else { panic!("nothing found") };
+    let Found::New(new) = look(&settings(home.dir.path()), None, None) else {
+        panic!("nothing found")
+    };
     assert!(new.1.is_ok());
     let took = begin.elapsed();
     // The bound of 100 ms is for release builds (see the README of the load harness for figures);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use chat_proxy_core::engine::lifecycle::{Engine, Event, Exit, Found, State};
+use chat_proxy_core::engine::lifecycle::{Engine, Event, Exit, Found, State, Why};
 use chat_proxy_core::engine::state_file::{Phase, Process, StateFile};
 use chat_proxy_core::engine::{Launch, environment};
 use chat_proxy_core::ids::Generation;
@@ -20,6 +20,8 @@ use crate::process::{Handle, Spawning, identity, port, spawn};
 /// The port of an engine that has just gone, or of one that loads elsewhere, becomes free within
 /// this, or somebody is named.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
+/// After an ordinary stop the rest of the group may end by itself for this long.
+const TIDY_GRACE: Duration = Duration::from_secs(2);
 /// What SIGKILL does not end within this is stuck.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -232,7 +234,7 @@ impl VllmSupervisor {
         tracing::warn!(model = %engine.launch.model, pid = engine.process.pid,
             "engine did not end in time and is killed");
         let group = self.group(engine);
-        ctx.spawn(async move { drop(group.kill().await) }.into_actor(self));
+        ctx.spawn(async move { group.kill().await }.into_actor(self));
     }
 
     /// Ends what is left, proves it gone, sees the port free. The leader stays a zombie until
@@ -242,8 +244,10 @@ impl VllmSupervisor {
         let generation = engine.generation;
         let group = self.group(&engine);
         let running = self.running.clone().filter(|r| r.generation == generation);
+        let wanted = matches!(self.core.state(), State::Sweeping(_, Why::Wanted));
+        let grace = if wanted { TIDY_GRACE } else { Duration::ZERO };
         let work = async move {
-            if let Err(who) = group.sweep(SWEEP_PATIENCE).await {
+            if let Err(who) = group.sweep(grace, SWEEP_PATIENCE).await {
                 return Event::NotSwept(generation, who);
             }
             if let Some(running) = running {

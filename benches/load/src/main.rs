@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod rounds;
 mod stats;
+mod swaps;
 mod upstream;
 
 use std::error::Error;
@@ -36,6 +37,8 @@ enum Command {
     Upstream(upstream::Options),
     /// Start the engine and the peers, measure them in turns, print the table, check the bounds.
     Run(rounds::Options),
+    /// Let the daemon swap two simulated engines: what a swap costs beyond their own stop and load.
+    Swaps(swaps::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,5 +59,6 @@ fn dispatch(command: Command) -> Result<bool, Fault> {
     match command {
         Command::Upstream(options) => runtime.block_on(upstream::serve(&options)).map(|()| true),
         Command::Run(options) => runtime.block_on(rounds::run(&options)),
+        Command::Swaps(options) => swaps::run(&options),
     }
 }

@@ -180,6 +180,22 @@ mod tests {
                 ),
                 "[shutdown] MPClient: engine core exited unexpectedly; starting cleanup",
             ),
+            (
+                include_str!("../../../tests/real/vllm/logs/bad_model_path.log"),
+                "huggingface_hub.errors.HFValidationError: Repo id must be in the form",
+            ),
+            (
+                include_str!("../../../tests/real/vllm/logs/kv_cache_over_memory.log"),
+                "RuntimeError: Worker failed with error 'Available memory on node 0",
+            ),
+            (
+                include_str!("../../../tests/real/vllm/logs/kv_cache_too_small.log"),
+                "ValueError: To serve at least one request",
+            ),
+            (
+                include_str!("../../../tests/real/vllm/logs/memory_utilization.log"),
+                "ValueError: Available memory on node 0",
+            ),
         ];
         for (log, want) in cases {
             let found = telling_line(log).unwrap();

@@ -7,7 +7,8 @@
 //! The rules, in order:
 //! 1. Requests for the resident are granted at once, until the oldest of those who wait for another
 //!    model has waited for its bound less what a swap takes, or somebody asked for it by hand. From
-//!    then on the resident is *closing*: it only finishes what it has.
+//!    then on the resident is *closing*: it only finishes what it has, and takes no one but those
+//!    who were there before the one it closes for.
 //! 2. A resident that nobody uses and nobody waits for gives way to whoever waits longest.
 //! 3. When a model becomes ready, all who wait for it by then are granted before anything else: a
 //!    swap serves at least the batch that caused it.
@@ -26,7 +27,7 @@ use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Held, Launch, Phase};
 use crate::ids::{Generation, ModelName, Ticket};
 
-use waiters::Waiters;
+use waiters::{Place, Waiters};
 pub use waiters::{Purpose, Waiter};
 
 /// A request that an engine refused or dropped before its first byte waits this long for news of
@@ -66,7 +67,7 @@ pub enum Gpu {
     /// A model that goes.
     Clearing(Clearing),
     /// Something that cannot be ended.
-    Stuck(Cause),
+    Stuck(Stuck),
 }
 
 /// A model that serves.
@@ -115,6 +116,15 @@ pub struct Clearing {
     pub in_flight: usize,
     /// When they are cut.
     pub cut_at: Option<Moment>,
+}
+
+/// A model that cannot be ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stuck {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What is known of it.
+    pub cause: Cause,
 }
 
 /// Why the GPU changes hands.
@@ -258,6 +268,8 @@ pub struct Scheduler {
     waiters: Waiters,
     /// The newest generation that was used.
     newest: Generation,
+    /// The newest that is known to have ended: news of it, or of older ones, are late.
+    over: Generation,
     draining: bool,
     /// Measured times from decision to ready.
     swap_times: HashMap<ModelName, Duration>,
@@ -273,6 +285,7 @@ impl Scheduler {
             gpu: Gpu::Unknown,
             waiters: Waiters::default(),
             newest,
+            over: Generation(0),
             draining: false,
             swap_times: HashMap::new(),
             decided: None,
@@ -328,7 +341,7 @@ impl Scheduler {
         if self.draining {
             return out.push(Effect::Refuse(ticket, Refusal::Draining));
         }
-        if let Gpu::Stuck(cause) = &self.gpu {
+        if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu {
             return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
         }
         let there =
@@ -336,9 +349,12 @@ impl Scheduler {
         if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
             return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
         }
+        // What is due in this very moment comes first, although its tick is only on its way.
+        self.expire(now, out);
+        self.open_or_close(now);
         // Who is granted at once takes no place in the queue.
-        let at_once = matches!(&self.gpu, Gpu::Resident(r)
-            if r.launch.model == waiter.launch.model && r.closing.is_none());
+        let at_once =
+            self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
         if !at_once && self.waiters.len() >= self.rules.max_queue {
             let (waiting, retry_after) = (self.waiters.len(), self.expected_wait(now));
             return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
@@ -377,67 +393,109 @@ impl Scheduler {
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
-        let known = report.newest;
+        let EngineReport { held, newest: known } = report;
         self.newest = self.newest.max(known);
-        let believed = match &self.gpu {
-            Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => None,
-            Gpu::Loading(generation, ..) => Some(*generation),
-            Gpu::Resident(resident) => Some(resident.generation),
-            Gpu::Clearing(clearing) => Some(clearing.generation),
-        };
-        match (believed, report.held) {
-            (None, held) => self.learn(held, in_flight, now),
+        let believed = self.believed();
+        let late = match believed {
             // Said before it heard of that start.
-            (Some(generation), _) if !fresh && known < generation => {}
+            Some(generation) => known < generation,
+            None => known < self.over || held.as_ref().is_some_and(|h| h.generation <= self.over),
+        };
+        if late && !fresh {
+            return;
+        }
+        if fresh {
+            self.over = Generation(0);
+        }
+        match (believed, held) {
+            (None, held) => self.learn(held, in_flight, now, out),
             (Some(generation), Some(held)) if held.generation == generation => {
                 self.news(held, fresh, now, out);
             }
+            // It is to go first, and cannot.
+            (Some(_), Some(Held { generation, phase: Phase::Stuck(cause), .. }))
+                if matches!(self.gpu, Gpu::Loading(..)) =>
+            {
+                self.stuck(generation, cause, out);
+            }
             // Of an older start, or of none: only a new supervisor's word counts then.
             (Some(_), held) if fresh => self.supervisor_forgot(held, in_flight, now, out),
-            (Some(_), None) => self.gone(),
+            // A start that this scheduler's predecessor had asked for.
+            (Some(generation), Some(held)) if held.generation > generation => {
+                self.learn(Some(held), in_flight, now, out);
+            }
+            (Some(_), None) => self.vanished(now, out),
             (Some(_), Some(_)) => {}
         }
     }
 
-    /// Unknown | Empty | Stuck => whatever the report says.
-    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment) {
+    /// The start that is believed to hold the GPU.
+    fn believed(&self) -> Option<Generation> {
+        match &self.gpu {
+            Gpu::Unknown | Gpu::Empty => None,
+            Gpu::Loading(generation, ..) => Some(*generation),
+            Gpu::Resident(resident) => Some(resident.generation),
+            Gpu::Clearing(clearing) => Some(clearing.generation),
+            Gpu::Stuck(stuck) => Some(stuck.generation),
+        }
+    }
+
+    /// Any => whatever the report says.
+    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment, out: &mut Vec<Effect>) {
         let Some(Held { generation, launch, phase }) = held else {
             self.gpu = Gpu::Empty;
             return;
         };
+        let used = in_flight > 0;
         self.gpu = match phase {
             Phase::Failed(_) => Gpu::Empty,
-            Phase::Stuck(cause) => Gpu::Stuck(cause),
-            Phase::BackingOff | Phase::Starting => Gpu::Loading(generation, launch, now),
-            Phase::Ready => {
+            Phase::Stuck(cause) => return self.stuck(generation, cause, out),
+            // One that is in use has been ready: its supervisor is new, and looks whether it still is.
+            Phase::BackingOff | Phase::Starting if !used => Gpu::Loading(generation, launch, now),
+            Phase::BackingOff | Phase::Starting | Phase::Ready => {
                 Gpu::Resident(Resident { generation, launch, since: now, in_flight, closing: None })
             }
             Phase::Leaving => {
-                Gpu::Clearing(Clearing { generation, launch, since: now, in_flight, cut_at: None })
+                let cut_at = used.then_some(now + LOST_GRACE);
+                Gpu::Clearing(Clearing { generation, launch, since: now, in_flight, cut_at })
             }
         };
+    }
+
+    /// Any => Stuck: nobody gets a turn until it is gone.
+    fn stuck(&mut self, generation: Generation, cause: Cause, out: &mut Vec<Effect>) {
+        for ticket in self.waiters.take_all() {
+            out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+        }
+        (self.gpu, self.decided) = (Gpu::Stuck(Stuck { generation, cause }), None);
     }
 
     /// News of the very start that holds the GPU.
     fn news(&mut self, held: Held, fresh: bool, now: Moment, out: &mut Vec<Effect>) {
         let Held { generation, launch, phase } = held;
         match (&self.gpu, phase) {
-            (_, Phase::Stuck(cause)) => {
-                for ticket in self.waiters.take_all() {
-                    out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
-                }
-                self.gpu = Gpu::Stuck(cause);
-            }
+            (_, Phase::Stuck(cause)) => self.stuck(generation, cause, out),
             (Gpu::Loading(..), Phase::Ready) => self.loaded(generation, launch, now, out),
             (Gpu::Loading(..), Phase::Failed(cause)) => {
                 for ticket in self.waiters.take_of(&launch.model) {
                     out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
                 }
-                (self.gpu, self.decided) = (Gpu::Empty, None);
+                self.gone();
+                self.decided = None;
             }
             // A new supervisor has taken it over and does not know that it is to go.
             (Gpu::Clearing(_), Phase::BackingOff | Phase::Starting | Phase::Ready) if fresh => {
                 out.push(Effect::Stop(generation));
+            }
+            // At last.
+            (Gpu::Stuck(_), Phase::Leaving) => {
+                self.gpu = Gpu::Clearing(Clearing {
+                    generation,
+                    launch,
+                    since: now,
+                    in_flight: 0,
+                    cut_at: None,
+                });
             }
             // Its engine died: what it left is being swept, and then there is another report.
             (Gpu::Resident(resident), Phase::Leaving) => {
@@ -449,7 +507,7 @@ impl Scheduler {
                     cut_at: Some(now + LOST_GRACE),
                 });
             }
-            (Gpu::Resident(_) | Gpu::Clearing(_), Phase::Failed(_)) => self.gone(),
+            (Gpu::Resident(_) | Gpu::Clearing(_) | Gpu::Stuck(_), Phase::Failed(_)) => self.gone(),
             _ => {}
         }
     }
@@ -481,11 +539,26 @@ impl Scheduler {
         self.grant_waiting(now, Some(began), out);
     }
 
-    /// Resident | Clearing => Empty.
-    fn gone(&mut self) {
-        if !matches!(self.gpu, Gpu::Loading(..)) {
-            self.gpu = Gpu::Empty;
+    /// Loading => (Loading | Empty); Resident | Clearing | Stuck => Empty. A load vanishes when a
+    /// new supervisor only sweeps it up: it had no answer, and those who wait for it need another.
+    fn vanished(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let may_start = |model: &ModelName| match self.rules.start_on_request {
+            true => self.waiters.any_of(model),
+            false => self.waiters.asked_by_hand(model),
+        };
+        match &self.gpu {
+            Gpu::Loading(_, launch, _) if may_start(&launch.model) => {
+                let launch = launch.clone();
+                self.run(launch, now, out);
+            }
+            _ => self.gone(),
         }
+    }
+
+    /// Any => Empty.
+    fn gone(&mut self) {
+        self.over = self.believed().unwrap_or(self.over);
+        self.gpu = Gpu::Empty;
     }
 
     /// A supervisor that has just begun does not know what its predecessor was told.
@@ -500,7 +573,7 @@ impl Scheduler {
             Gpu::Loading(generation, launch, _) => {
                 out.push(Effect::Run(*generation, launch.clone()));
             }
-            _ => self.learn(held, in_flight, now),
+            _ => self.learn(held, in_flight, now, out),
         }
     }
 
@@ -520,7 +593,12 @@ impl Scheduler {
                 self.clear(generation, launch, now, out);
             }
             Gpu::Resident(resident) => {
-                let cut_at = if force { Some(now) } else { self.rules.swap_drain.map(|d| now + d) };
+                // An order in peace gives no more time than there was.
+                let cut_at = match resident.closing {
+                    _ if force => Some(now),
+                    Some(closing) => closing.cut_at,
+                    None => self.rules.swap_drain.map(|drain| now.saturating_add(drain)),
+                };
                 resident.closing = Some(Closing { cause: ClosingCause::Order, cut_at });
             }
             _ => {}
@@ -544,7 +622,9 @@ impl Scheduler {
         let late: Vec<(Ticket, Duration)> = self
             .waiters
             .iter()
-            .filter(|w| Some(&w.launch.model) != loading.as_ref() && w.arrived + limit <= now)
+            .filter(|w| {
+                Some(&w.launch.model) != loading.as_ref() && w.arrived.saturating_add(limit) <= now
+            })
             .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
             .collect();
         for (ticket, waited) in late {
@@ -556,6 +636,9 @@ impl Scheduler {
 
     /// What follows from where things stand.
     fn decide(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if !self.rules.start_on_request {
+            self.refuse_requests(out);
+        }
         match &self.gpu {
             Gpu::Unknown | Gpu::Stuck(_) => {}
             Gpu::Empty => self.load_next(now, out),
@@ -567,31 +650,38 @@ impl Scheduler {
 
     /// Empty => Loading, for whoever goes first.
     fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if !self.rules.start_on_request {
-            self.refuse_requests(out);
-        }
         let Some(next) = self.waiters.first() else {
             self.decided = None;
             return;
         };
         let (launch, reason) = (next.launch.clone(), next.purpose.reason());
-        self.newest = Generation(self.newest.0 + 1);
         if self.decided.is_none() {
             self.decided = Some((now, reason));
             out.push(Effect::SwapBegan { from: None, to: launch.model.clone(), reason });
         }
+        self.run(launch, now, out);
+    }
+
+    /// Any => Loading, under a new number.
+    fn run(&mut self, launch: Arc<Launch>, now: Moment, out: &mut Vec<Effect>) {
+        self.newest = Generation(self.newest.0 + 1);
         out.push(Effect::Run(self.newest, launch.clone()));
         self.gpu = Gpu::Loading(self.newest, launch, now);
     }
 
-    /// Where requests start nothing, only those stay whose model somebody asked for by hand.
+    /// Where requests start nothing, only those stay whose model is there or was asked for by hand.
     fn refuse_requests(&mut self, out: &mut Vec<Effect>) {
-        let by_hand = self.waiters.first().filter(|w| w.purpose == Purpose::Activate);
-        let by_hand = by_hand.map(|w| w.launch.model.clone());
-        let refused = self.waiters.take_if(|w| {
-            w.purpose == Purpose::Request && Some(&w.launch.model) != by_hand.as_ref()
-        });
-        out.extend(refused.iter().map(|w| Effect::Refuse(w.ticket, Refusal::AutostartOff)));
+        let off = |w: &&Waiter| {
+            let model = &w.launch.model;
+            w.purpose == Purpose::Request
+                && !self.serves(model)
+                && !self.waiters.asked_by_hand(model)
+        };
+        let refused: Vec<Ticket> = self.waiters.iter().filter(off).map(|w| w.ticket).collect();
+        for ticket in refused {
+            self.waiters.remove(ticket);
+            out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
+        }
     }
 
     /// Loading => Clearing, if nobody waits for it any more and somebody for another.
@@ -618,6 +708,10 @@ impl Scheduler {
         if resident.in_flight > 0 {
             return self.cut_drain(now, out);
         }
+        // Held back for a moment: it would have to be started again for them.
+        if self.turn().is_some_and(|turn| self.waiters.iter().any(|w| turn.takes(w))) {
+            return;
+        }
         let (generation, launch) = (resident.generation, resident.launch.clone());
         if let Some(next) = self.waiters.first_but(&launch.model) {
             let (to, reason) = (next.launch.model.clone(), next.purpose.reason());
@@ -633,7 +727,7 @@ impl Scheduler {
         let Gpu::Resident(resident) = &self.gpu else { return };
         let next = self.waiters.first_but(&resident.launch.model);
         let due = next.is_some_and(|waiter| self.due(waiter) <= now);
-        let cut_at = self.rules.swap_drain.map(|drain| now + drain);
+        let cut_at = self.rules.swap_drain.map(|drain| now.saturating_add(drain));
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         match resident.closing {
             None if due => {
@@ -650,22 +744,30 @@ impl Scheduler {
             Purpose::Activate => waiter.arrived,
             Purpose::Request => {
                 let swap = self.swap_times.get(&waiter.launch.model).copied().unwrap_or_default();
-                waiter.arrived + self.rules.swap_wait.saturating_sub(swap)
+                waiter.arrived.saturating_add(self.rules.swap_wait.saturating_sub(swap))
             }
         }
     }
 
-    /// Grants to all who wait for the resident, unless it is closing.
-    fn grant_waiting(&mut self, now: Moment, loading: Option<Moment>, out: &mut Vec<Effect>) {
-        let Gpu::Resident(resident) = &mut self.gpu else { return };
-        if resident.closing.is_some() {
-            return;
-        }
-        let (generation, launch) = (resident.generation, resident.launch.clone());
-        let may = |waiter: &Waiter| {
-            waiter.launch.model == launch.model
-                && (waiter.refused_by != Some(generation) || waiter.asked + SECOND_TRY <= now)
+    /// Whose turn it is, if it is anybody's.
+    fn turn(&self) -> Option<Turn> {
+        let Gpu::Resident(resident) = &self.gpu else { return None };
+        let model = resident.launch.model.clone();
+        let before = match resident.closing.map(|closing| closing.cause) {
+            None => None,
+            // Those who were there before him do not queue behind him.
+            Some(ClosingCause::Waiter) => Some(self.waiters.first_but(&model)?.place()),
+            Some(ClosingCause::Order) => return None,
         };
+        Some(Turn { generation: resident.generation, model, before })
+    }
+
+    /// Grants to all whose turn it is.
+    fn grant_waiting(&mut self, now: Moment, loading: Option<Moment>, out: &mut Vec<Effect>) {
+        let Some(turn) = self.turn() else { return };
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        let (generation, launch) = (resident.generation, resident.launch.clone());
+        let may = |waiter: &Waiter| turn.takes(waiter) && turn.from(waiter) <= now;
         for waiter in self.waiters.take_if(may) {
             let Waiter { ticket, arrived, purpose, .. } = waiter;
             if purpose == Purpose::Activate {
@@ -729,14 +831,14 @@ impl Scheduler {
 
     /// When [`Event::Tick`] is due.
     pub fn next_tick(&self) -> Option<Moment> {
-        let expiry = self.rules.max_wait.and_then(|limit| {
-            let loading = match &self.gpu {
-                Gpu::Loading(_, launch, _) => Some(&launch.model),
-                _ => None,
-            };
-            let waits = |w: &&Waiter| Some(&w.launch.model) != loading;
-            self.waiters.iter().find(waits).map(|w| w.arrived + limit)
-        });
+        let loading = match &self.gpu {
+            Gpu::Loading(_, launch, _) => Some(&launch.model),
+            _ => None,
+        };
+        // The first to go need not be the first who came.
+        let waits = self.waiters.iter().filter(|w| Some(&w.launch.model) != loading);
+        let oldest = waits.map(|w| w.arrived).min();
+        let expiry = oldest.and_then(|at| Some(at.saturating_add(self.rules.max_wait?)));
         let turn = match &self.gpu {
             Gpu::Resident(resident) => {
                 let model = &resident.launch.model;
@@ -744,15 +846,36 @@ impl Scheduler {
                     None => self.waiters.first_but(model).map(|w| self.due(w)),
                     Some(closing) => closing.cut_at.filter(|_| resident.in_flight > 0),
                 };
-                let second = self.waiters.iter().filter(|w| {
-                    w.launch.model == *model && w.refused_by == Some(resident.generation)
+                let turn = self.turn();
+                let held_back = turn.as_ref().and_then(|turn| {
+                    self.waiters.iter().filter(|w| turn.takes(w)).map(|w| turn.from(w)).min()
                 });
-                closing.into_iter().chain(second.map(|w| w.asked + SECOND_TRY)).min()
+                closing.into_iter().chain(held_back).min()
             }
             Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
             _ => None,
         };
         [expiry, turn].into_iter().flatten().min()
+    }
+}
+
+/// Whom the resident takes.
+struct Turn {
+    generation: Generation,
+    model: ModelName,
+    /// Only those with an earlier place.
+    before: Option<Place>,
+}
+
+impl Turn {
+    fn takes(&self, waiter: &Waiter) -> bool {
+        waiter.launch.model == self.model && self.before.is_none_or(|place| waiter.place() < place)
+    }
+
+    /// Not before this moment: whom this very start has refused waits for news of it.
+    fn from(&self, waiter: &Waiter) -> Moment {
+        let refused = waiter.refused_by == Some(self.generation);
+        if refused { waiter.asked + SECOND_TRY } else { Moment::ZERO }
     }
 }
 

@@ -23,6 +23,16 @@ pub(super) fn start(
     folder: &Path,
 ) -> Result<(SocketAddr, Option<Managed>), Fault> {
     let settings = settle(engine, folder)?;
+    let (address, process) = launch(program, &settings, folder)?;
+    Ok((address, Some(process)))
+}
+
+/// Starts the daemon with these settings in this folder.
+pub(crate) fn launch(
+    program: &Path,
+    settings: &Path,
+    folder: &Path,
+) -> Result<(SocketAddr, Managed), Fault> {
     let program = fs::canonicalize(program).map_err(|e| format!("{}: {e}", program.display()))?;
     let mut process = Managed::start(
         Command::new(program)
@@ -37,7 +47,7 @@ pub(super) fn start(
     let address = announcements(output).recv_timeout(START).map_err(|_| {
         format!("imageworks did not say where it listens{}", super::last_words(folder))
     })?;
-    Ok((address, Some(process)))
+    Ok((address, process))
 }
 
 /// Writes its settings and its registry; the path of the settings.

@@ -1,7 +1,7 @@
 //! What stands between generator and engine: nothing, nginx, or the daemon. Each peer owns its
 //! process and its files in the temporary folder, and must never measure.
 
-mod imageworks;
+pub(crate) mod imageworks;
 mod nginx;
 
 use std::net::{SocketAddr, TcpListener};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod changes;
+mod checks;
 mod histories;
 mod rules;
 mod world;

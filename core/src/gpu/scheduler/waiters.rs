@@ -45,6 +45,15 @@ pub struct Waiter {
     pub refused_by: Option<Generation>,
 }
 
+/// What orders those who wait.
+pub(super) type Place = (Purpose, Moment, Ticket);
+
+impl Waiter {
+    pub(super) fn place(&self) -> Place {
+        (self.purpose, self.arrived, self.ticket)
+    }
+}
+
 /// Sorted: the first goes first.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Vec<Waiter>);
@@ -59,8 +68,7 @@ impl Waiters {
     }
 
     pub(super) fn insert(&mut self, waiter: Waiter) {
-        let key = |w: &Waiter| (w.purpose, w.arrived, w.ticket);
-        let at = self.0.partition_point(|other| key(other) <= key(&waiter));
+        let at = self.0.partition_point(|other| other.place() <= waiter.place());
         self.0.insert(at, waiter);
     }
 

@@ -70,6 +70,14 @@ fn what_cannot_be_ended_is_named_to_all_and_starts_nothing() {
 }
 
 #[test]
+fn who_waited_for_the_first_report_is_told_too_that_something_is_stuck() {
+    let mut bench = Bench::unknown(rules());
+    bench.admit(1, "b");
+    let phase = Phase::Stuck(Cause::Stuck { who: "pid 7".into() });
+    assert_eq!(told(&bench.engine(report(1, "a", phase))), "refuse 1: failed");
+}
+
+#[test]
 fn an_older_engine_that_cannot_be_ended_is_an_answer_for_the_load_behind_it() {
     let mut bench = Bench::empty(rules());
     bench.engine(nothing(4));

@@ -1,0 +1,157 @@
+//! Random histories. What must hold after each event is in `checks`.
+
+use proptest::prelude::*;
+
+use super::world::{Setting, World};
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Arrive { model: usize, service: u64 },
+    Hand(usize),
+    Leave(usize),
+    Pass(u64),
+    Leap(u64),
+    Stop { force: bool },
+    Crash,
+    FailNext,
+    Deaf(bool),
+    Immortal(bool),
+    NewSupervisor { knows: bool, wanted: bool },
+    NewScheduler,
+    OldNews(usize),
+}
+
+const SERVICE: u64 = 10_000;
+
+fn arrival() -> impl Strategy<Value = Step> {
+    (0..MODELS.len(), 0..SERVICE).prop_map(|(model, service)| Step::Arrive { model, service })
+}
+
+fn passing() -> impl Strategy<Value = Step> {
+    prop_oneof![(0..50u64), (0..3000u64), (0..30_000u64)].prop_map(Step::Pass)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let mostly = || proptest::bool::weighted(0.8);
+    let rarely = || proptest::bool::weighted(0.3);
+    prop_oneof![
+        14 => arrival(),
+        14 => passing(),
+        3 => (0..MODELS.len()).prop_map(Step::Hand),
+        4 => any::<usize>().prop_map(Step::Leave),
+        1 => (0..200_000u64).prop_map(Step::Leap),
+        2 => any::<bool>().prop_map(|force| Step::Stop { force }),
+        2 => Just(Step::Crash),
+        1 => Just(Step::FailNext),
+        1 => rarely().prop_map(Step::Deaf),
+        1 => rarely().prop_map(Step::Immortal),
+        2 => (any::<bool>(), mostly()).prop_map(|(knows, wanted)| Step::NewSupervisor { knows, wanted }),
+        1 => Just(Step::NewScheduler),
+        2 => any::<usize>().prop_map(Step::OldNews),
+    ]
+}
+
+/// Only people who come, wait and leave.
+fn calm_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => arrival(),
+        8 => passing(),
+        1 => any::<usize>().prop_map(Step::Leave),
+    ]
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    let load = || prop_oneof![Just(ms(50)), (0..8000u64).prop_map(ms)];
+    let rules = (
+        prop_oneof![Just(1usize), Just(3), Just(512)],
+        prop_oneof![Just(None), Just(Some(s(2))), Just(Some(s(40)))],
+        prop_oneof![Just(s(0)), Just(s(5)), Just(s(20))],
+        prop_oneof![Just(None), Just(Some(s(3)))],
+        proptest::bool::weighted(0.8),
+    );
+    let rules = rules.prop_map(|(max_queue, max_wait, swap_wait, swap_drain, start_on_request)| {
+        SchedulerRules { max_queue, max_wait, swap_wait, swap_drain, start_on_request }
+    });
+    (rules, [load(), load(), load()], 0..2000u64, 0..20u64).prop_map(
+        |(rules, loads, stop, delay)| Setting { rules, loads, stop: ms(stop), delay: ms(delay) },
+    )
+}
+
+fn take(world: &mut World, step: &Step) {
+    match *step {
+        Step::Arrive { model, service } => world.arrive(model, Purpose::Request, ms(service)),
+        Step::Hand(model) => world.arrive(model, Purpose::Activate, Duration::ZERO),
+        Step::Leave(at) => world.leave(at),
+        Step::Pass(millis) => world.pass(ms(millis), false),
+        Step::Leap(millis) => world.pass(ms(millis), true),
+        Step::Stop { force } => world.tell(Event::Deactivate { force }),
+        Step::Crash => world.crash(),
+        Step::FailNext => world.fail_next = true,
+        Step::Deaf(deaf) => world.deaf = deaf,
+        Step::Immortal(immortal) => world.immortal = immortal,
+        Step::NewSupervisor { knows, wanted } => world.new_supervisor(knows, wanted),
+        Step::NewScheduler => world.new_scheduler(),
+        Step::OldNews(at) => world.hear_old_news(at),
+    }
+}
+
+fn live(setting: &Setting, steps: &[Step]) -> World {
+    let mut world = World::new(setting.clone());
+    for step in steps {
+        take(&mut world, step);
+    }
+    world
+}
+
+proptest! {
+    #[test]
+    fn every_history_keeps_the_invariants_and_ends_with_an_empty_queue(
+        setting in setting(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let mut world = live(&setting, &steps);
+        world.settle();
+        prop_assert!(world.waiting.is_empty(), "{:?} while {:?}", world.waiting, world.core.gpu());
+        // And it still serves: by hand, for that works with all rules. Once the time may run out
+        // while another model goes.
+        for _ in 0..2 {
+            world.arrive(1, Purpose::Activate, Duration::ZERO);
+            world.settle();
+        }
+        let there = matches!(world.core.gpu(), Gpu::Resident(r) if r.launch.model == "b".into());
+        prop_assert!(there, "{:?}", world.core.gpu());
+        world.tell(Event::Drain);
+        world.arrive(0, Purpose::Request, Duration::ZERO);
+        prop_assert!(world.waiting.is_empty());
+    }
+
+    /// Once a request has waited for its bound, nothing that comes later goes before it. By then its
+    /// own model may just close; so each of the three models uses its turn to the end, and the GPU
+    /// changes hands three times.
+    #[test]
+    fn nobody_waits_longer_than_his_bound_because_of_others(
+        setting in setting(),
+        steps in proptest::collection::vec(calm_step(), 0..80),
+    ) {
+        let mut setting = setting;
+        setting.rules.max_wait = None;
+        setting.rules.start_on_request = true;
+        let mut world = live(&setting, &steps);
+        world.settle();
+        let load = setting.loads.iter().max().unwrap();
+        let change = setting.stop.min(s(3)) + *load + setting.delay * 6 + ms(100);
+        let service = ms(SERVICE);
+        let drain = setting.rules.swap_drain.map_or(service, |drain| drain.min(service)) + ms(10);
+        let bound = setting.rules.swap_wait + (change + drain) * 3;
+        prop_assert!(world.longest <= bound, "{:?} > {bound:?}", world.longest);
+    }
+
+    #[test]
+    fn the_same_events_have_the_same_effects(
+        setting in setting(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        prop_assert_eq!(live(&setting, &steps).log, live(&setting, &steps).log);
+    }
+}

@@ -268,7 +268,8 @@ fn a_newcomer_for_a_resident_that_is_about_to_close_needs_a_place_too() {
     bench.now += s(120);
     assert_eq!(told(&bench.admit(3, "a")), "refuse 3: full");
     // So does one that is held back.
-    let mut bench = Bench::serving(SchedulerRules { max_queue: 0, ..rules() }, "a", s(10));
+    let mut bench = Bench::unknown(SchedulerRules { max_queue: 0, ..rules() });
+    bench.ready(1, "a");
     let again = Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
     assert_eq!(told(&bench.on(Event::Admit(again))), "refuse 1: full");
 }
@@ -353,8 +354,7 @@ fn a_request_that_asks_again_keeps_its_place_before_whoever_closes_the_resident(
     assert_eq!(told(&bench.admit(4, "a")), "", "closing");
     // The engine dropped it; it was there before `b` and does not queue behind it.
     bench.in_flight(1, 1);
-    let again =
-        Waiter { refused_by: Some(g(1)), asked: bench.now, ..waiter(5, "a", came) };
+    let again = Waiter { refused_by: Some(g(1)), asked: bench.now, ..waiter(5, "a", came) };
     assert_eq!(told(&bench.on(Event::Admit(again))), "");
     // Nor is the engine stopped only to be started for it again.
     assert_eq!(told(&bench.in_flight(1, 0)), "");
@@ -404,8 +404,8 @@ fn where_requests_start_nothing_only_a_hand_does() {
     assert_eq!(told(&bench.ready(1, "a")), "activated 2, grant 3 by 1");
     assert_eq!(told(&bench.admit(7, "a")), "", "closing");
     // What it served is not brought back by a request.
-    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1, refuse 7: autostart off");
-    assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    assert_eq!(told(&bench.engine(nothing(1))), "refuse 7: autostart off, run 2 b");
     assert_eq!(told(&bench.ready(2, "b")), "activated 5, grant 6 by 2");
 }
 
@@ -416,7 +416,7 @@ fn where_requests_start_nothing_they_stop_nothing_either() {
     // Not known yet: perhaps it is there.
     assert_eq!(told(&bench.admit(1, "a")), "");
     assert_eq!(told(&bench.admit(2, "b")), "");
-    assert_eq!(told(&bench.ready(1, "b")), "grant 2 by 1, refuse 1: autostart off");
+    assert_eq!(told(&bench.ready(1, "b")), "refuse 1: autostart off, grant 2 by 1");
     bench.in_flight(1, 0);
     assert_eq!(bench.core.next_tick(), None);
 }

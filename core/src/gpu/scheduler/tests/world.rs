@@ -1,0 +1,453 @@
+//! The scheduler's neighbours: the real lifecycle as its supervisor, over a simulated machine; a
+//! ledger of permits; people who ask, wait and leave; messages that take their time.
+//!
+//! Every event goes through [`World::tell`]; what must hold then is in `checks`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::engine::lifecycle::{
+    self, Effect as Deed, Engine, Event as Fact, Exit, Found, Goal, Lifecycle, LifecycleRules,
+    State,
+};
+use crate::engine::state_file::Process;
+
+/// What is drawn once for a history.
+#[derive(Debug, Clone)]
+pub(super) struct Setting {
+    pub(super) rules: SchedulerRules,
+    /// How long each model loads.
+    pub(super) loads: [Duration; 3],
+    /// From SIGTERM to the end.
+    pub(super) stop: Duration,
+    /// How long a message is under way.
+    pub(super) delay: Duration,
+}
+
+/// Somebody who asked.
+#[derive(Debug, Clone)]
+pub(super) struct Person {
+    pub(super) model: ModelName,
+    pub(super) purpose: Purpose,
+    pub(super) arrived: Moment,
+    pub(super) asked: Moment,
+    pub(super) refused_by: Option<Generation>,
+    pub(super) service: Duration,
+    /// Its own model has been loading meanwhile; that time does not count.
+    pub(super) loaded: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Job {
+    generation: Generation,
+    person: Person,
+}
+
+/// What comes at its moment.
+#[derive(Debug, Clone)]
+enum Todo {
+    Goal(Goal),
+    Report(EngineReport, bool),
+    /// Of one supervisor; it dies with it.
+    Fact(u32, Fact),
+    Dies(Generation),
+    JobEnds(Ticket),
+    Look,
+}
+
+/// What an earlier supervisor wrote down.
+#[derive(Debug, Clone)]
+struct Memory {
+    engine: Engine,
+    was_ready: bool,
+    stopping: bool,
+}
+
+pub(super) struct World {
+    pub(super) setting: Setting,
+    pub(super) core: Scheduler,
+    pub(super) now: Moment,
+    /// The clock has leapt: what was due came late.
+    pub(super) leapt: bool,
+    pub(super) waiting: BTreeMap<Ticket, Person>,
+    /// Longest wait of a request that was granted.
+    pub(super) longest: Duration,
+    pub(super) fail_next: bool,
+    pub(super) deaf: bool,
+    pub(super) immortal: bool,
+    pub(super) log: Vec<String>,
+    /// Reports that were delivered since a supervisor or a scheduler began.
+    pub(super) heard: Vec<EngineReport>,
+    /// The engine that lives.
+    pub(super) live: Option<Generation>,
+    pub(super) cut: BTreeSet<Generation>,
+    /// Since when the resident takes nothing new, and whether force was ordered.
+    pub(super) closed: Option<(Generation, Moment)>,
+    pub(super) forced: Option<Generation>,
+    /// A new scheduler that has not heard of its predecessor's last order.
+    pub(super) blind: bool,
+    supervisor: Lifecycle,
+    instance: u32,
+    told: Option<EngineReport>,
+    memory: Option<Memory>,
+    jobs: BTreeMap<Ticket, Job>,
+    todo: BTreeMap<(Moment, u64), Todo>,
+    number: u64,
+    used: Generation,
+}
+
+fn bounds() -> LifecycleRules {
+    LifecycleRules {
+        stop_timeout: s(3),
+        loading_stop_grace: s(1),
+        kill_grace: s(2),
+        backoff: ms(500),
+        adopt_timeout: s(5),
+    }
+}
+
+impl World {
+    pub(super) fn new(setting: Setting) -> Self {
+        let mut world = World {
+            core: Scheduler::new(setting.rules.clone(), g(0)),
+            setting,
+            now: s(1000),
+            leapt: false,
+            waiting: BTreeMap::new(),
+            longest: Duration::ZERO,
+            fail_next: false,
+            deaf: false,
+            immortal: false,
+            log: Vec::new(),
+            heard: Vec::new(),
+            live: None,
+            cut: BTreeSet::new(),
+            closed: None,
+            forced: None,
+            blind: false,
+            supervisor: Lifecycle::new(bounds()),
+            instance: 0,
+            told: None,
+            memory: None,
+            jobs: BTreeMap::new(),
+            todo: BTreeMap::new(),
+            number: 0,
+            used: g(0),
+        };
+        world.send_report(true);
+        world
+    }
+
+    pub(super) fn in_flight(&self, generation: Generation) -> usize {
+        self.jobs.values().filter(|job| job.generation == generation).count()
+    }
+
+    fn later(&mut self, after: Duration, todo: Todo) {
+        self.number += 1;
+        self.todo.insert((self.now + after, self.number), todo);
+    }
+
+    // People.
+
+    pub(super) fn arrive(&mut self, model: usize, purpose: Purpose, service: Duration) {
+        self.ask(Person {
+            model: MODELS[model].into(),
+            purpose,
+            arrived: self.now,
+            asked: self.now,
+            refused_by: None,
+            service,
+            loaded: false,
+        });
+    }
+
+    fn ask(&mut self, person: Person) {
+        self.number += 1;
+        let ticket = t(self.number);
+        let waiter = Waiter {
+            ticket,
+            launch: launch(person.model.as_str()),
+            purpose: person.purpose,
+            arrived: person.arrived,
+            asked: person.asked,
+            refused_by: person.refused_by,
+        };
+        self.waiting.insert(ticket, person);
+        self.tell(Event::Admit(waiter));
+    }
+
+    pub(super) fn leave(&mut self, at: usize) {
+        if let Some(ticket) = self.waiting.keys().nth(at % self.waiting.len().max(1)).copied() {
+            self.waiting.remove(&ticket);
+            self.tell(Event::Abandon(ticket));
+        }
+    }
+
+    /// One who drops what it got, or got its answer.
+    fn job_ends(&mut self, ticket: Ticket) {
+        let Some(job) = self.jobs.remove(&ticket) else { return };
+        if self.core.believed() == Some(job.generation) {
+            self.tell(Event::InFlight(job.generation, self.in_flight(job.generation)));
+        }
+        // Dropped before its first byte: it asks again, once.
+        let dropped = self.live != Some(job.generation) && !self.cut.contains(&job.generation);
+        if dropped && job.person.refused_by.is_none() {
+            let refused_by = Some(job.generation);
+            self.ask(Person { asked: self.now, refused_by, ..job.person });
+        }
+    }
+
+    // The scheduler's effects.
+
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Grant { ticket, generation, .. } => self.granted(ticket, generation),
+                Effect::Activated(ticket) | Effect::Refuse(ticket, _) => {
+                    self.waiting.remove(&ticket).unwrap();
+                }
+                Effect::Run(generation, launch) => {
+                    self.used = self.used.max(generation);
+                    self.later(self.setting.delay, Todo::Goal(Goal::Run(generation, launch)));
+                }
+                Effect::Stop(_) => self.later(self.setting.delay, Todo::Goal(Goal::Down)),
+                Effect::Cut(generation) => {
+                    self.cut.insert(generation);
+                    self.end_jobs(generation, ms(1));
+                }
+                Effect::SwapBegan { .. } | Effect::SwapDone { .. } => {}
+            }
+        }
+    }
+
+    fn granted(&mut self, ticket: Ticket, generation: Generation) {
+        let person = self.waiting.remove(&ticket).unwrap();
+        if person.refused_by.is_none() {
+            self.longest = self.longest.max(self.now - person.arrived);
+        }
+        let takes = if self.live == Some(generation) { person.service } else { ms(1) };
+        self.jobs.insert(ticket, Job { generation, person });
+        self.later(takes, Todo::JobEnds(ticket));
+    }
+
+    fn end_jobs(&mut self, generation: Generation, after: Duration) {
+        let of: Vec<Ticket> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.generation == generation)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in of {
+            self.later(after, Todo::JobEnds(ticket));
+        }
+    }
+
+    // The supervisor and its machine.
+
+    fn fact(&mut self, fact: Fact) {
+        let mut facts = vec![fact];
+        while let Some(fact) = facts.pop() {
+            for deed in self.supervisor.on(fact, self.now) {
+                facts.extend(self.deed(deed));
+            }
+        }
+        let report = self.supervisor.report();
+        if self.told.as_ref() != Some(&report) {
+            self.send_report(false);
+        }
+    }
+
+    fn send_report(&mut self, fresh: bool) {
+        let report = self.supervisor.report();
+        self.told = Some(report.clone());
+        self.later(self.setting.delay, Todo::Report(report, fresh));
+    }
+
+    fn answer(&mut self, after: Duration, fact: Fact) {
+        self.later(after, Todo::Fact(self.instance, fact));
+    }
+
+    fn deed(&mut self, deed: Deed) -> Option<Fact> {
+        match deed {
+            Deed::CheckPort(of, _) => self.answer(ms(1), Fact::PortFree(of)),
+            Deed::Spawn(of, _) => {
+                assert_eq!(self.live, None, "start {of} beside another");
+                if std::mem::take(&mut self.fail_next) {
+                    return Some(Fact::NotSpawned(of, "no such file".into()));
+                }
+                self.live = Some(of);
+                let pid = i32::try_from(of.0).unwrap();
+                return Some(Fact::Spawned(of, Process { pid, start_time: of.0 }));
+            }
+            Deed::Watch(engine) => {
+                let of = engine.generation;
+                let known = self.memory.take().filter(|memory| memory.engine.generation == of);
+                let was_ready = known.is_some_and(|memory| memory.was_ready);
+                let at = MODELS.iter().position(|m| *m == engine.launch.model.as_str()).unwrap();
+                self.memory = Some(Memory { engine, was_ready, stopping: false });
+                let load = if was_ready { ms(5) } else { self.setting.loads[at] };
+                match self.live == Some(of) {
+                    true => self.answer(load, Fact::Healthy(of)),
+                    false => self.answer(ms(1), exited(of)),
+                }
+            }
+            Deed::Settle(_) => self.memory.as_mut().unwrap().was_ready = true,
+            Deed::Terminate(engine) => {
+                self.memory.as_mut().unwrap().stopping = true;
+                if !self.deaf {
+                    self.later(self.setting.stop, Todo::Dies(engine.generation));
+                }
+            }
+            Deed::Kill(engine) => self.later(ms(1), Todo::Dies(engine.generation)),
+            Deed::Sweep(engine) => self.sweep(engine.generation),
+            Deed::Forget(_) => self.memory = None,
+        }
+        None
+    }
+
+    fn sweep(&mut self, of: Generation) {
+        self.dies(of);
+        let fact = match self.live == Some(of) {
+            true => Fact::NotSwept(of, "pid 9".into()),
+            false => Fact::Swept(of),
+        };
+        self.answer(ms(20), fact);
+    }
+
+    fn dies(&mut self, of: Generation) {
+        if self.live != Some(of) || self.immortal {
+            return;
+        }
+        self.live = None;
+        self.answer(ms(2), exited(of));
+        // Some see their connection close at once, others late.
+        let late = self.jobs.len() % 2 == 0;
+        self.end_jobs(of, if late { s(3) } else { ms(1) });
+    }
+
+    pub(super) fn crash(&mut self) {
+        if let Some(of) = self.live {
+            self.dies(of);
+        }
+    }
+
+    /// It dies with its mailbox; the next one finds what is written down, or nothing at all.
+    pub(super) fn new_supervisor(&mut self, knows: bool, wanted: bool) {
+        self.todo.retain(|_, todo| !matches!(todo, Todo::Goal(_)));
+        self.instance += 1;
+        self.supervisor = Lifecycle::new(bounds());
+        if !knows {
+            // What nobody knows of any more is ended by the sweep of strangers.
+            self.memory = None;
+            let immortal = std::mem::take(&mut self.immortal);
+            self.crash();
+            self.immortal = immortal;
+        }
+        if let Some(Memory { engine, was_ready, stopping }) = self.memory.clone() {
+            let alive = self.live == Some(engine.generation);
+            let found = Found { engine, alive, wanted: wanted && !stopping, was_ready };
+            for deed in self.supervisor.on(Fact::Found(found), self.now) {
+                self.deed(deed);
+            }
+        }
+        self.send_report(true);
+    }
+
+    /// It dies with its queue; those who waited ask the next one.
+    pub(super) fn new_scheduler(&mut self) {
+        self.core = Scheduler::new(self.setting.rules.clone(), self.used);
+        self.heard.clear();
+        self.blind = true;
+        (self.closed, self.forced) = (None, None);
+        for (_, person) in std::mem::take(&mut self.waiting) {
+            self.ask(Person { asked: self.now, refused_by: None, ..person });
+        }
+        self.send_report(false);
+    }
+
+    // Time.
+
+    fn due(&self) -> Option<Moment> {
+        let todo = self.todo.keys().next().map(|(at, _)| *at);
+        [todo, self.core.next_tick(), self.supervisor.next_tick()].into_iter().flatten().min()
+    }
+
+    /// Does what is due until a moment; `leap`: all of it late, at the end.
+    pub(super) fn pass(&mut self, time: Duration, leap: bool) {
+        let until = self.now + time;
+        if leap {
+            self.leapt = true;
+            self.now = until;
+        }
+        for _ in 0..100_000 {
+            let Some(at) = self.due().filter(|at| *at <= until) else {
+                self.now = until;
+                return;
+            };
+            self.now = self.now.max(at);
+            self.step();
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn step(&mut self) {
+        if self.core.next_tick().is_some_and(|at| at <= self.now) {
+            return self.tell(Event::Tick);
+        }
+        if self.supervisor.next_tick().is_some_and(|at| at <= self.now) {
+            return self.fact(Fact::Tick);
+        }
+        let Some((_, todo)) = self.todo.pop_first() else { return };
+        match todo {
+            Todo::Goal(goal) => {
+                self.fact(Fact::Goal(goal));
+                // Said again even if nothing changed.
+                self.send_report(false);
+            }
+            Todo::Report(report, fresh) => self.hear(report, fresh),
+            Todo::Fact(instance, fact) if instance == self.instance => self.fact(fact),
+            Todo::Fact(..) => {}
+            Todo::Dies(of) => self.dies(of),
+            Todo::JobEnds(ticket) => self.job_ends(ticket),
+            Todo::Look => {}
+        }
+        self.look_at_what_is_stuck();
+    }
+
+    fn look_at_what_is_stuck(&mut self) {
+        let looks = self.todo.values().any(|todo| {
+            matches!(todo, Todo::Look | Todo::Fact(_, Fact::Swept(_) | Fact::NotSwept(..)))
+        });
+        if let State::Stuck(engine, _) = self.supervisor.state()
+            && !looks
+        {
+            let of = engine.generation;
+            self.sweep(of);
+            self.later(s(5), Todo::Look);
+        }
+    }
+
+    fn hear(&mut self, report: EngineReport, fresh: bool) {
+        if fresh {
+            self.heard.clear();
+        }
+        self.heard.push(report.clone());
+        let in_flight = report.held.as_ref().map_or(0, |held| self.in_flight(held.generation));
+        self.blind &= report.newest < self.used;
+        self.used = self.used.max(report.newest);
+        self.tell(Event::Engine { report, in_flight, fresh });
+    }
+
+    /// The world does what it should, nobody comes any more: until nobody waits.
+    pub(super) fn settle(&mut self) {
+        (self.deaf, self.immortal, self.fail_next) = (false, false, false);
+        self.pass(s(1800), false);
+    }
+}
+
+fn exited(of: Generation) -> Fact {
+    Fact::Exited(of, Exit { status: "signal 9".into(), telling: None })
+}
+
+/// The supervisor's moments are the scheduler's.
+const _: fn(lifecycle::Moment) -> Moment = |moment| moment;

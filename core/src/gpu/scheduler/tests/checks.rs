@@ -1,0 +1,252 @@
+//! What must hold after every event: the invariants of DESIGN 3, each in a function.
+
+use super::world::World;
+use super::*;
+
+/// How things stood before an event.
+struct Before {
+    gpu: Gpu,
+    queue: Vec<Waiter>,
+}
+
+impl World {
+    /// An event for the scheduler, its effects, and whether all is as it must be.
+    pub(super) fn tell(&mut self, event: Event) {
+        let before =
+            Before { gpu: self.core.gpu().clone(), queue: self.core.waiting().cloned().collect() };
+        if let Event::Deactivate { force: true } = event {
+            self.forced = self.core.believed();
+        }
+        let effects = self.core.on(event.clone(), self.now);
+        self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
+        self.check_swaps(&before, &event, &effects);
+        self.check_cuts(&before, &effects);
+        self.check_grants(&before, &event, &effects);
+        self.check_refusals(&before, &effects);
+        self.carry_out(effects);
+        self.note_closing();
+        self.check_queue();
+    }
+
+    /// Invariants 1, 2 and 5: one holder, none beside another, nothing stopped that is in use.
+    fn check_swaps(&self, before: &Before, event: &Event, effects: &[Effect]) {
+        let fresh = matches!(event, Event::Engine { fresh: true, .. });
+        let asked_by_hand = |of: &dyn Fn(&ModelName) -> bool| {
+            let admitted = match event {
+                Event::Admit(waiter) => Some(waiter),
+                _ => None,
+            };
+            let mut all = before.queue.iter().chain(admitted);
+            all.any(|w| w.purpose == Purpose::Activate && of(&w.launch.model))
+        };
+        for effect in effects {
+            match effect {
+                Effect::Run(generation, launch) => {
+                    let again = matches!(&before.gpu, Gpu::Loading(of, ..) if of == generation);
+                    if again {
+                        assert!(fresh, "told twice");
+                        continue;
+                    }
+                    // A new scheduler may decide on a report from before its predecessor's last
+                    // word; the supervisor then stops the one before it starts the other.
+                    let alone = self.live.is_none() || self.blind;
+                    assert!(alone, "start {generation} beside {:?}", self.live);
+                    let gone = |held: &Held| matches!(held.phase, Phase::Failed(_));
+                    let held = self.heard.last().unwrap().held.as_ref();
+                    assert!(held.is_none_or(gone), "{held:?} is not gone");
+                    assert!(
+                        self.setting.rules.start_on_request
+                            || asked_by_hand(&|model| *model == launch.model),
+                        "a request started {generation}"
+                    );
+                }
+                Effect::Stop(generation) => {
+                    let free = self.in_flight(*generation) == 0
+                        || self.cut.contains(generation)
+                        || self.live != Some(*generation);
+                    assert!(free, "start {generation} is in use");
+                    let ordered = matches!(event, Event::Deactivate { .. })
+                        || matches!(&before.gpu, Gpu::Resident(r)
+                            if r.closing.is_some_and(|c| c.cause == ClosingCause::Order));
+                    assert!(
+                        self.setting.rules.start_on_request
+                            || fresh
+                            || ordered
+                            || asked_by_hand(&|_| true),
+                        "a request stopped {generation}"
+                    );
+                }
+                _ => {}
+            }
+        }
+        let runs = effects.iter().filter(|e| matches!(e, Effect::Run(..))).count();
+        assert!(runs <= 1, "{effects:?}");
+    }
+
+    /// What is cut was closed for the whole drain limit, by force, or is dead for two seconds.
+    fn check_cuts(&self, before: &Before, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Cut(generation) = effect else { continue };
+            let since = match &before.gpu {
+                Gpu::Clearing(clearing) => clearing.since + s(2),
+                _ if self.forced == Some(*generation) => continue,
+                _ => match (self.closed, self.setting.rules.swap_drain) {
+                    (Some((of, since)), Some(drain)) if of == *generation => since + drain,
+                    other => panic!("cut of {generation}: {other:?}"),
+                },
+            };
+            assert!(since <= self.now, "cut before {since:?}");
+        }
+    }
+
+    fn note_closing(&mut self) {
+        self.closed = match self.core.gpu() {
+            Gpu::Resident(r) if r.closing.is_some() => {
+                self.closed.filter(|(of, _)| *of == r.generation).or(Some((r.generation, self.now)))
+            }
+            _ => None,
+        };
+    }
+
+    /// Invariants 3 and 4: only those who asked, only by what serves, the batch first, and no
+    /// newcomer before somebody whose swap is due.
+    fn check_grants(&self, before: &Before, event: &Event, effects: &[Effect]) {
+        let serving = match self.core.gpu() {
+            // It may already be told to go when nobody uses it.
+            Gpu::Resident(r) => Some(r.generation),
+            Gpu::Clearing(c) => Some(c.generation),
+            _ => None,
+        };
+        let batch = match (&before.gpu, event) {
+            (Gpu::Loading(of, launch, _), Event::Engine { report, .. }) => {
+                let ready = report
+                    .held
+                    .as_ref()
+                    .is_some_and(|held| held.generation == *of && held.phase == Phase::Ready);
+                ready.then(|| launch.model.clone())
+            }
+            _ => None,
+        };
+        let mut served = Vec::new();
+        for effect in effects {
+            let (ticket, purpose) = match effect {
+                Effect::Grant { ticket, generation, launch, queued, loading } => {
+                    let person = &self.waiting[ticket];
+                    assert_eq!(Some(*generation), serving);
+                    assert_eq!(launch.model, person.model);
+                    assert_eq!(*queued + *loading, self.now - person.arrived);
+                    let held_back =
+                        person.refused_by == Some(*generation) && self.now < person.asked + ms(250);
+                    assert!(!held_back, "{person:?} was held back by {generation}");
+                    (ticket, Purpose::Request)
+                }
+                Effect::Activated(ticket) => (ticket, Purpose::Activate),
+                Effect::Stop(_) => {
+                    // Whom the swap was for is served before it.
+                    let left = self.core.waiting().any(|w| Some(&w.launch.model) == batch.as_ref());
+                    assert!(!left, "stopped before its batch was served");
+                    continue;
+                }
+                _ => continue,
+            };
+            let person = &self.waiting[ticket];
+            assert_eq!(person.purpose, purpose);
+            served.push(*ticket);
+            if batch.is_none() {
+                let place = (person.purpose, person.arrived, *ticket);
+                let overtaken = self.core.waiting().find(|w| {
+                    w.launch.model != person.model
+                        && (w.purpose, w.arrived, w.ticket) < place
+                        && (w.purpose == Purpose::Activate
+                            || w.arrived + self.setting.rules.swap_wait <= self.now)
+                });
+                assert_eq!(overtaken, None, "overtaken by {person:?}");
+            }
+        }
+        if let Some(model) = batch {
+            let all = before.queue.iter().filter(|w| w.launch.model == model);
+            for waiter in all {
+                assert!(served.contains(&waiter.ticket), "{waiter:?} was left out");
+            }
+        }
+    }
+
+    fn check_refusals(&self, before: &Before, effects: &[Effect]) {
+        let rules = &self.setting.rules;
+        for effect in effects {
+            let Effect::Refuse(ticket, refusal) = effect else { continue };
+            let person = &self.waiting[ticket];
+            match refusal {
+                Refusal::QueueFull { waiting, .. } => assert!(*waiting >= rules.max_queue),
+                Refusal::QueueTimeout { waited, .. } => {
+                    let loads = matches!(&before.gpu, Gpu::Loading(_, launch, _)
+                        if launch.model == person.model);
+                    assert!(!loads, "its own model loads");
+                    assert_eq!(*waited, self.now - person.arrived);
+                    let limit = rules.max_wait.unwrap().max(person.asked - person.arrived);
+                    assert!(*waited >= limit);
+                    assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
+                }
+                Refusal::AutostartOff => assert!(!rules.start_on_request),
+                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining => {}
+            }
+        }
+    }
+
+    /// The queue is what the world knows it to be, and nobody is in it who has an answer to get.
+    fn check_queue(&mut self) {
+        let rules = &self.setting.rules;
+        let queue: Vec<&Waiter> = self.core.waiting().collect();
+        let mut tickets: Vec<Ticket> = queue.iter().map(|w| w.ticket).collect();
+        tickets.sort();
+        assert!(tickets.iter().eq(self.waiting.keys()), "somebody is lost");
+        assert!(queue.len() <= rules.max_queue, "{} wait", queue.len());
+        assert!(queue.is_sorted_by_key(|w| (w.purpose, w.arrived)));
+        assert!(self.core.next_tick().is_none_or(|at| at > self.now), "a tick of the past");
+        let loading = match self.core.gpu() {
+            Gpu::Loading(_, launch, _) => Some(launch.model.clone()),
+            _ => None,
+        };
+        for waiter in &queue {
+            let own = loading.as_ref() == Some(&waiter.launch.model);
+            let over = rules.max_wait.is_some_and(|limit| waiter.arrived + limit <= self.now);
+            assert!(own || !over, "{waiter:?} has waited for too long");
+        }
+        match self.core.gpu() {
+            Gpu::Empty | Gpu::Stuck(_) => assert!(queue.is_empty(), "nobody sees to {queue:?}"),
+            Gpu::Resident(r) if r.closing.is_none() => {
+                for waiter in queue.iter().filter(|w| w.launch.model == r.launch.model) {
+                    let held_back = waiter.refused_by == Some(r.generation)
+                        && self.now < waiter.asked + ms(250);
+                    assert!(held_back, "{waiter:?} could be served");
+                }
+            }
+            _ => {}
+        }
+        if let Gpu::Resident(r) = self.core.gpu() {
+            assert_eq!(r.in_flight, self.in_flight(r.generation), "miscounted");
+        }
+        if let Some(model) = loading {
+            let own = self.waiting.values_mut().filter(|person| person.model == model);
+            own.for_each(|person| person.loaded = true);
+        }
+    }
+
+    /// A report that is older than what was heard since.
+    pub(super) fn hear_old_news(&mut self, at: usize) {
+        let Some(last) = self.heard.last() else { return };
+        let old = |report: &&EngineReport| report.newest < last.newest;
+        let old: Vec<EngineReport> = self.heard.iter().filter(old).cloned().collect();
+        if old.is_empty() {
+            return;
+        }
+        self.tell(Event::Tick);
+        let gpu = self.core.gpu().clone();
+        let queue: Vec<Waiter> = self.core.waiting().cloned().collect();
+        let report = old[at % old.len()].clone();
+        let event = Event::Engine { report, in_flight: 0, fresh: false };
+        assert_eq!(self.core.on(event.clone(), self.now), [], "{event:?}");
+        assert_eq!(*self.core.gpu(), gpu, "{event:?}");
+        assert!(self.core.waiting().eq(queue.iter()), "{event:?}");
+    }
+}
