@@ -102,7 +102,8 @@ const JANITOR: Duration = Duration::from_secs(1);
 /// in `/dev/shm`, and ends when they are gone. Killed with them, it leaves them there for ever
 /// (seen with vLLM 0.32: 400 MB of names after a fast stop).
 fn is_janitor(process: &Process) -> bool {
-    identity::describe(process.pid).contains("resource_tracker")
+    let line = identity::command_line(process.pid);
+    line.iter().any(|word| word.starts_with("from multiprocessing.resource_tracker import main"))
 }
 
 /// Whether all of them have ended by then; the kernel tells.
@@ -174,8 +175,19 @@ mod tests {
     async fn a_janitor_tidies_up_after_those_who_were_killed() {
         let dir = tempfile::tempdir().unwrap();
         // It ends when the pipe to the other one closes, as Python's resource tracker does.
-        let tracker = "sh -c 'cat >/dev/null; touch tidied' resource_tracker";
+        let tracker = "sh -c ': >ready; read line; : >tidied' \
+            'from multiprocessing.resource_tracker import main'";
         let group = orphaned(dir.path(), &format!("sleep 600 | {tracker}")).await;
+        let is_up = || {
+            let members = group.members();
+            let sleeps = members.iter().any(|m| identity::command_line(m.pid) == ["sleep", "600"]);
+            sleeps && dir.path().join("ready").exists()
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_up() {
+            assert!(Instant::now() < deadline, "{:?}", group.members());
+            tokio::task::yield_now().await;
+        }
         group.sweep(Duration::ZERO, Duration::from_secs(10)).await.unwrap();
         assert!(group.members().is_empty());
         assert!(dir.path().join("tidied").exists());

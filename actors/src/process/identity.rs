@@ -55,15 +55,18 @@ pub fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned())
 }
 
-/// A process for people: pid and command line.
-pub fn describe(pid: i32) -> String {
+/// The words of a process's command line, as it shows them.
+pub fn command_line(pid: i32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<String> = line
-        .split(|byte| *byte == 0)
+    line.split(|byte| *byte == 0)
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let line: String = words.join(" ").chars().take(200).collect();
+        .collect()
+}
+
+/// A process for people: pid and command line.
+pub fn describe(pid: i32) -> String {
+    let line: String = command_line(pid).join(" ").chars().take(200).collect();
     if line.is_empty() { format!("pid {pid}") } else { format!("pid {pid} ({line})") }
 }
 
