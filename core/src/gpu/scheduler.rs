@@ -268,6 +268,8 @@ pub struct Scheduler {
     waiters: Waiters,
     /// The newest generation that was used.
     newest: Generation,
+    /// The newest that the supervisor had heard of in its last report: an older report is late.
+    heard: Generation,
     /// The newest that is known to have ended: news of it, or of older ones, are late.
     over: Generation,
     draining: bool,
@@ -285,6 +287,7 @@ impl Scheduler {
             gpu: Gpu::Unknown,
             waiters: Waiters::default(),
             newest,
+            heard: Generation(0),
             over: Generation(0),
             draining: false,
             swap_times: HashMap::new(),
@@ -396,19 +399,26 @@ impl Scheduler {
         let EngineReport { held, newest: known } = report;
         self.newest = self.newest.max(known);
         let believed = self.believed();
-        let late = match believed {
-            // Said before it heard of that start.
-            Some(generation) => known < generation,
-            None => known < self.over || held.as_ref().is_some_and(|h| h.generation <= self.over),
-        };
+        let late = known < self.heard
+            || match believed {
+                // Said before it heard of that start.
+                Some(generation) => known < generation,
+                None => held.as_ref().is_some_and(|held| held.generation <= self.over),
+            };
         if late && !fresh {
             return;
         }
-        if fresh {
-            self.over = Generation(0);
-        }
+        self.heard = known;
+        // It knows of a newer one and holds only what is left of an older one: nothing runs.
+        let held = held.filter(|held| {
+            !matches!(held.phase, Phase::Failed(_)) || believed.is_none_or(|g| g <= held.generation)
+        });
         match (believed, held) {
             (None, held) => self.learn(held, in_flight, now, out),
+            // What its predecessor could not end may have been taken over.
+            (Some(_), held) if fresh && matches!(self.gpu, Gpu::Stuck(_)) => {
+                self.learn(held, in_flight, now, out);
+            }
             (Some(generation), Some(held)) if held.generation == generation => {
                 self.news(held, fresh, now, out);
             }
@@ -542,9 +552,9 @@ impl Scheduler {
     /// Loading => (Loading | Empty); Resident | Clearing | Stuck => Empty. A load vanishes when a
     /// new supervisor only sweeps it up: it had no answer, and those who wait for it need another.
     fn vanished(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let may_start = |model: &ModelName| match self.rules.start_on_request {
-            true => self.waiters.any_of(model),
-            false => self.waiters.asked_by_hand(model),
+        let may_start = |model: &ModelName| {
+            self.waiters.asked_by_hand(model)
+                || self.rules.start_on_request && self.waiters.any_of(model)
         };
         match &self.gpu {
             Gpu::Loading(_, launch, _) if may_start(&launch.model) => {
@@ -557,7 +567,7 @@ impl Scheduler {
 
     /// Any => Empty.
     fn gone(&mut self) {
-        self.over = self.believed().unwrap_or(self.over);
+        self.over = self.over.max(self.believed().unwrap_or_default());
         self.gpu = Gpu::Empty;
     }
 
@@ -765,9 +775,12 @@ impl Scheduler {
     /// Grants to all whose turn it is.
     fn grant_waiting(&mut self, now: Moment, loading: Option<Moment>, out: &mut Vec<Effect>) {
         let Some(turn) = self.turn() else { return };
+        let drain = self.rules.swap_drain;
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         let (generation, launch) = (resident.generation, resident.launch.clone());
-        let may = |waiter: &Waiter| turn.takes(waiter) && turn.from(waiter) <= now;
+        // That it is ready is the news that somebody may have waited for.
+        let news = loading.is_some();
+        let may = |waiter: &Waiter| turn.takes(waiter) && (news || turn.from(waiter) <= now);
         for waiter in self.waiters.take_if(may) {
             let Waiter { ticket, arrived, purpose, .. } = waiter;
             if purpose == Purpose::Activate {
@@ -775,6 +788,10 @@ impl Scheduler {
                 continue;
             }
             resident.in_flight += 1;
+            // One who was there before the one it closes for has as much time as all others.
+            if let Some(closing) = &mut resident.closing {
+                closing.cut_at = drain.map(|drain| now.saturating_add(drain));
+            }
             let waited = now.saturating_sub(arrived);
             let loading = loading.map_or(Duration::ZERO, |b| now.saturating_sub(b.max(arrived)));
             let queued = waited.saturating_sub(loading);

@@ -5,6 +5,8 @@
 mod changes;
 mod checks;
 mod histories;
+mod limits;
+mod machine;
 mod rules;
 mod world;
 

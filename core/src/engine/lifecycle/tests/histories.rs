@@ -67,16 +67,16 @@ fn take(world: &mut World, step: &Step) {
             }
         }
         Step::Want(model) => world.want(model.map(|at| MODELS[at])),
-        Step::WantAgain(back) => world.event(run(world.newest.saturating_sub(back), "c")),
+        Step::WantAgain(back) => world.event(&run(world.newest.saturating_sub(back), "c")),
         Step::Deliver { at, again } => world.deliver(at, again),
         Step::Pass(millis) => world.now += Duration::from_millis(millis),
         Step::Tick => {
             if let Some(at) = world.core.next_tick() {
                 world.now = world.now.max(at);
             }
-            world.event(Event::Tick);
+            world.event(&Event::Tick);
         }
-        Step::EarlyTick => world.event(Event::Tick),
+        Step::EarlyTick => world.event(&Event::Tick),
         Step::Healthy => {
             world.pending.extend(world.living().map(|of| Event::Healthy(Generation(of))));
         }
@@ -88,7 +88,7 @@ fn take(world: &mut World, step: &Step) {
                 world.leader_dies(of);
             }
         }
-        Step::Hurry => world.event(Event::Hurry),
+        Step::Hurry => world.event(&Event::Hurry),
         Step::Look => world.look(),
         Step::Mood([deaf, immortal, port_taken, no_program, children]) => {
             world.set_mood(Mood { deaf, immortal, port_taken, no_program, children });
@@ -96,7 +96,7 @@ fn take(world: &mut World, step: &Step) {
         Step::Stale { kind, back } => {
             let held = world.core.report().held.map_or(world.newest + 1, |held| held.generation.0);
             if let Some(of) = held.checked_sub(1 + back) {
-                world.event(stale(kind, Generation(of)));
+                world.event(&stale(kind, Generation(of)));
             }
         }
     }

@@ -116,31 +116,31 @@ impl World {
             process: process(1),
             spawned: self.now.saturating_sub(s(300)),
         };
-        self.event(Event::Found(Found { engine, alive, wanted, was_ready }));
+        self.event(&Event::Found(Found { engine, alive, wanted, was_ready }));
     }
 
     pub(super) fn want(&mut self, model: Option<&str>) {
         let Some(model) = model else {
             self.wanted = None;
-            return self.event(down());
+            return self.event(&down());
         };
         self.newest += 1;
         self.wanted = Some(self.newest);
-        self.event(run(self.newest, model));
+        self.event(&run(self.newest, model));
         // Failures of others are not its own.
         if self.records.get(model).is_none_or(|record| record.failures == 0) {
             assert_ne!(name(self.core.state()), "Backoff", "{model} has not failed");
         }
     }
 
-    pub(super) fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: &Event) {
         let before = self.core.state.clone();
         let due = self.core.next_tick().is_some_and(|at| at <= self.now);
         let effects = self.core.on(event.clone(), self.now);
         self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
         let current = self.core.report().held.map(|held| held.generation);
         let old = generation_of(&before);
-        if let Some(about) = about(&event)
+        if let Some(about) = about(event)
             && old != Some(about)
             && !due
         {
@@ -150,7 +150,7 @@ impl World {
             let of = effect_generation(effect);
             assert!(Some(of) == current || Some(of) == old, "{effect:?} is of neither");
         }
-        self.keep_record(&before, &event);
+        self.keep_record(&before, event);
         self.check_report();
         if matches!((&before, self.core.state()), (State::Stuck(..), State::Stuck(..))) {
             assert!(effects.is_empty(), "{effects:?} while something is stuck");
@@ -183,9 +183,11 @@ impl World {
     fn keep_record(&mut self, before: &State, event: &Event) {
         if let Some(model) = model_of(before) {
             let record = self.records.entry(model).or_default();
-            if !matches!(before, State::Ready(..))
+            let left = matches!(before, State::Ready(..))
+                && !matches!(self.core.state(), State::Ready(..));
+            if left
                 && let Some(since) = record.ready_since.take()
-                && self.now - since >= s(60)
+                && self.now.saturating_sub(since) >= s(60)
             {
                 record.failures = 0;
             }
@@ -218,9 +220,10 @@ impl World {
                 let Some(Held { launch, .. }) = self.core.report().held else { panic!() };
                 let earliest = self.not_before(launch.model.as_str()).unwrap_or_default();
                 assert!(earliest <= self.now, "started before {earliest:?}");
-                self.pending.push(match self.mood.port_taken {
-                    true => Event::PortTaken(of, "pid 7 (x)".into()),
-                    false => Event::PortFree(of),
+                self.pending.push(if self.mood.port_taken {
+                    Event::PortTaken(of, "pid 7 (x)".into())
+                } else {
+                    Event::PortFree(of)
                 });
             }
             Effect::Spawn(of, _) => self.spawn(of),
@@ -284,9 +287,10 @@ impl World {
     fn sweep(&mut self, of: u64) {
         self.trees.get_mut(&of).unwrap().doomed = true;
         self.doom();
-        self.pending.push(match self.lives(of) {
-            true => Event::NotSwept(Generation(of), "pid 9".into()),
-            false => Event::Swept(Generation(of)),
+        self.pending.push(if self.lives(of) {
+            Event::NotSwept(Generation(of), "pid 9".into())
+        } else {
+            Event::Swept(Generation(of))
         });
     }
 
@@ -321,7 +325,7 @@ impl World {
         }
         let at = at % self.pending.len();
         let event = if again { self.pending[at].clone() } else { self.pending.remove(at) };
-        self.event(event);
+        self.event(&event);
     }
 
     /// The machine does what it should until nothing more happens; answers how long that took.
@@ -337,9 +341,9 @@ impl World {
                 self.pending.extend(self.living().map(|of| Event::Healthy(Generation(of))));
             } else if let Some(at) = self.core.next_tick() {
                 self.now = self.now.max(at);
-                self.event(Event::Tick);
+                self.event(&Event::Tick);
             } else {
-                return self.now - began;
+                return self.now.saturating_sub(began);
             }
         }
         panic!("it never comes to rest: {:?}", self.core.state());

@@ -202,6 +202,21 @@ fn old_news_do_not_free_what_is_stuck() {
     }
 }
 
+#[test]
+fn a_report_from_before_the_last_one_does_not_free_what_is_stuck() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    let of_one = |phase, newest| {
+        let held = Some(Held { generation: g(1), launch: launch("a"), phase });
+        EngineReport { held, newest: g(newest) }
+    };
+    // The supervisor has heard of start 2 meanwhile.
+    bench.engine(of_one(Phase::Stuck(Cause::Stuck { who: "pid 7".into() }), 2));
+    bench.engine(of_one(Phase::Leaving, 1));
+    assert!(matches!(bench.core.gpu(), Gpu::Stuck(_)));
+    bench.engine(of_one(Phase::Leaving, 2));
+    assert!(matches!(bench.core.gpu(), Gpu::Clearing(_)));
+}
+
 impl Bench {
     fn load_other(&mut self, model: &str) {
         self.activate(500, model);
@@ -226,6 +241,41 @@ fn a_load_that_a_new_supervisor_only_sweeps_up_is_begun_anew() {
     assert_eq!(told(&bench.fresh(report(1, "a", Phase::Leaving))), "");
     assert_eq!(told(&bench.engine(nothing(1))), "run 2 a");
     assert_eq!(told(&bench.ready(2, "a")), "grant 1 by 2");
+}
+
+#[test]
+fn what_is_left_of_an_older_start_that_failed_says_that_nothing_runs() {
+    let failed = |newest| {
+        let phase = Phase::Failed(crashed());
+        let held = Some(Held { generation: g(2), launch: launch("a"), phase });
+        EngineReport { held, newest: g(newest) }
+    };
+    let mut bench = Bench::empty(rules());
+    bench.engine(nothing(2));
+    assert_eq!(told(&bench.admit(1, "a")), "run 3 a");
+    bench.admit(2, "b");
+    // Start 2 was a predecessor's order. 3 is taken back while 2 still goes, and so never begins.
+    assert_eq!(told(&bench.abandon(1)), "stop 3");
+    assert_eq!(told(&bench.engine(failed(2))), "", "it has not heard of 3");
+    assert_eq!(told(&bench.engine(failed(3))), "run 4 b");
+}
+
+#[test]
+fn what_was_stuck_may_be_taken_over_by_a_new_supervisor() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.engine(report(1, "a", Phase::Stuck(Cause::Stuck { who: "pid 7".into() })));
+    bench.fresh(report(1, "a", Phase::Starting));
+    bench.ready(1, "a");
+    assert_eq!(told(&bench.admit(1, "a")), "grant 1 by 1");
+}
+
+#[test]
+fn that_an_adopted_engine_is_ready_is_news_for_those_whom_it_had_refused() {
+    let mut bench = Bench::unknown(rules());
+    bench.fresh(report(1, "a", Phase::Starting));
+    let again = Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
+    bench.on(Event::Admit(again));
+    assert_eq!(told(&bench.ready(1, "a")), "grant 1 by 1");
 }
 
 #[test]

@@ -11,7 +11,7 @@ struct Before {
 
 impl World {
     /// An event for the scheduler, its effects, and whether all is as it must be.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: &Event) {
         let before =
             Before { gpu: self.core.gpu().clone(), queue: self.core.waiting().cloned().collect() };
         if let Event::Deactivate { force: true } = event {
@@ -19,12 +19,13 @@ impl World {
         }
         let effects = self.core.on(event.clone(), self.now);
         self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
-        self.check_swaps(&before, &event, &effects);
+        self.check_swaps(&before, event, &effects);
         self.check_cuts(&before, &effects);
-        self.check_grants(&before, &event, &effects);
+        self.check_grants(&before, event, &effects);
         self.check_refusals(&before, &effects);
+        let granted = effects.iter().any(|effect| matches!(effect, Effect::Grant { .. }));
         self.carry_out(effects);
-        self.note_closing();
+        self.note_closing(granted);
         self.check_queue();
     }
 
@@ -47,8 +48,8 @@ impl World {
                         assert!(fresh, "told twice");
                         continue;
                     }
-                    // A new scheduler may decide on a report from before its predecessor's last
-                    // word; the supervisor then stops the one before it starts the other.
+                    // A new supervisor's first report, or a new scheduler's, may be from before
+                    // the last order; the supervisor then stops the one before the other.
                     let alone = self.live.is_none() || self.blind;
                     assert!(alone, "start {generation} beside {:?}", self.live);
                     let gone = |held: &Held| matches!(held.phase, Phase::Failed(_));
@@ -99,11 +100,13 @@ impl World {
         }
     }
 
-    fn note_closing(&mut self) {
+    /// Who is let in before the one it closes for has as much time as all others.
+    fn note_closing(&mut self, granted: bool) {
         self.closed = match self.core.gpu() {
-            Gpu::Resident(r) if r.closing.is_some() => {
-                self.closed.filter(|(of, _)| *of == r.generation).or(Some((r.generation, self.now)))
-            }
+            Gpu::Resident(r) if r.closing.is_some() => self
+                .closed
+                .filter(|(of, _)| *of == r.generation && !granted)
+                .or(Some((r.generation, self.now))),
             _ => None,
         };
     }
@@ -127,6 +130,7 @@ impl World {
             }
             _ => None,
         };
+        let in_batch = |w: &Waiter| Some(&w.launch.model) == batch.as_ref();
         let mut served = Vec::new();
         for effect in effects {
             let (ticket, purpose) = match effect {
@@ -134,16 +138,17 @@ impl World {
                     let person = &self.waiting[ticket];
                     assert_eq!(Some(*generation), serving);
                     assert_eq!(launch.model, person.model);
-                    assert_eq!(*queued + *loading, self.now - person.arrived);
-                    let held_back =
-                        person.refused_by == Some(*generation) && self.now < person.asked + ms(250);
+                    assert_eq!(*queued + *loading, person.waited(self.now));
+                    let held_back = person.refused_by == Some(*generation)
+                        && self.now < person.asked + ms(250)
+                        && batch.is_none();
                     assert!(!held_back, "{person:?} was held back by {generation}");
                     (ticket, Purpose::Request)
                 }
                 Effect::Activated(ticket) => (ticket, Purpose::Activate),
                 Effect::Stop(_) => {
                     // Whom the swap was for is served before it.
-                    let left = self.core.waiting().any(|w| Some(&w.launch.model) == batch.as_ref());
+                    let left = self.core.waiting().any(in_batch);
                     assert!(!left, "stopped before its batch was served");
                     continue;
                 }
@@ -164,12 +169,8 @@ impl World {
                 assert_eq!(overtaken, None, "overtaken by {person:?}");
             }
         }
-        if let Some(model) = batch {
-            // A start that is adopted may be the one that had refused somebody.
-            let all = before.queue.iter().filter(|w| {
-                w.launch.model == model && (w.refused_by.is_none() || w.refused_by != serving)
-            });
-            for waiter in all {
+        if batch.is_some() {
+            for waiter in before.queue.iter().filter(|w| in_batch(w)) {
                 assert!(served.contains(&waiter.ticket), "{:?} was left out", waiter.place());
             }
         }
@@ -183,12 +184,17 @@ impl World {
             match refusal {
                 Refusal::QueueFull { waiting, .. } => assert!(*waiting >= rules.max_queue),
                 Refusal::QueueTimeout { waited, .. } => {
-                    let loads = matches!(&before.gpu, Gpu::Loading(_, launch, _)
-                        if launch.model == person.model);
-                    // Where requests start nothing, a load that vanished is not begun anew.
-                    assert!(!loads || !rules.start_on_request, "its own model loads");
-                    assert_eq!(*waited, self.now - person.arrived);
-                    let limit = rules.max_wait.unwrap().max(person.asked - person.arrived);
+                    // Before and behind the event; a load that another one replaces has ended.
+                    let own = |gpu: &Gpu| match gpu {
+                        Gpu::Loading(_, launch, _) => launch.model == person.model,
+                        Gpu::Resident(resident) => resident.launch.model == person.model,
+                        _ => false,
+                    };
+                    let loaded = matches!(before.gpu, Gpu::Loading(..));
+                    let loads = loaded && own(&before.gpu) && own(self.core.gpu());
+                    assert!(!loads, "its own model loads");
+                    assert_eq!(*waited, person.waited(self.now));
+                    let limit = rules.max_wait.unwrap().max(person.waited(person.asked));
                     assert!(*waited >= limit);
                     assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
                 }
@@ -245,7 +251,7 @@ impl World {
         if old.is_empty() {
             return;
         }
-        self.tell(Event::Tick);
+        self.tell(&Event::Tick);
         let gpu = self.core.gpu().clone();
         let queue: Vec<Waiter> = self.core.waiting().cloned().collect();
         let report = old[at % old.len()].clone();

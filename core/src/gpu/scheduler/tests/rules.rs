@@ -1,4 +1,4 @@
-//! The rules of the queue, by example: who is granted, closed, refused, and when.
+//! The rules of the queue, by example: whose turn it is, and who closes the resident.
 
 use super::*;
 
@@ -243,86 +243,6 @@ fn without_a_drain_limit_nothing_is_ever_cut_by_a_swap() {
 }
 
 #[test]
-fn the_queue_is_bounded_and_who_is_granted_at_once_takes_no_place() {
-    let mut bench = Bench::serving(SchedulerRules { max_queue: 2, ..rules() }, "a", s(10));
-    for ticket in 1..=9 {
-        assert_eq!(told(&bench.admit(ticket, "a")), format!("grant {ticket} by 1"));
-    }
-    bench.admit(10, "b");
-    bench.admit(11, "c");
-    let effects = bench.admit(12, "b");
-    assert_eq!(told(&effects), "refuse 12: full");
-    assert!(matches!(&effects[0], Effect::Refuse(_, Refusal::QueueFull { waiting: 2, .. })));
-    assert_eq!(told(&bench.admit(13, "a")), "grant 13 by 1");
-    // Who has gone makes room.
-    bench.abandon(10);
-    assert_eq!(told(&bench.admit(14, "b")), "");
-}
-
-#[test]
-fn a_newcomer_for_a_resident_that_is_about_to_close_needs_a_place_too() {
-    let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
-    bench.admit(1, "a");
-    bench.admit(2, "b");
-    // The tick is due in this very moment and has not come yet.
-    bench.now += s(120);
-    assert_eq!(told(&bench.admit(3, "a")), "refuse 3: full");
-    // So does one that is held back.
-    let mut bench = Bench::unknown(SchedulerRules { max_queue: 0, ..rules() });
-    bench.ready(1, "a");
-    let again = Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
-    assert_eq!(told(&bench.on(Event::Admit(again))), "refuse 1: full");
-}
-
-#[test]
-fn who_has_run_out_of_time_takes_no_place_from_a_newcomer() {
-    let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
-    bench.admit(1, "a");
-    bench.admit(2, "b");
-    bench.now += s(600);
-    assert_eq!(told(&bench.admit(3, "b")), "refuse 2: timeout");
-    assert_eq!(bench.tickets(), [3]);
-}
-
-#[test]
-fn a_wait_ends_exactly_at_its_limit() {
-    let mut bench = Bench::serving(SchedulerRules { swap_wait: s(5000), ..rules() }, "a", s(10));
-    bench.admit(1, "a");
-    bench.admit(2, "b");
-    let arrived = bench.now;
-    bench.now += ms(599_999);
-    assert_eq!(told(&bench.on(Event::Tick)), "");
-    let effects = bench.tick_at(arrived + s(600));
-    assert_eq!(told(&effects), "refuse 2: timeout");
-    assert!(matches!(&effects[0],
-        Effect::Refuse(_, Refusal::QueueTimeout { waited, .. }) if *waited == s(600)));
-}
-
-#[test]
-fn a_wait_by_hand_that_came_later_hides_no_limit() {
-    let mut bench = Bench::serving(SchedulerRules { swap_drain: None, ..rules() }, "a", s(10));
-    bench.admit(1, "a");
-    bench.admit(2, "b");
-    let arrived = bench.now;
-    bench.now += s(100);
-    // By hand goes first in the queue, although it came later.
-    bench.activate(3, "c");
-    assert_eq!(told(&bench.tick_at(arrived + s(600))), "refuse 2: timeout");
-    assert_eq!(told(&bench.tick_at(arrived + s(700))), "refuse 3: timeout");
-}
-
-#[test]
-fn the_load_does_not_count_as_waiting() {
-    let mut bench = Bench::empty(rules());
-    bench.admit(1, "a");
-    bench.admit(2, "b");
-    let arrived = bench.now;
-    assert_eq!(told(&bench.tick_at(arrived + s(600))), "refuse 2: timeout");
-    bench.now += s(5000);
-    assert_eq!(told(&bench.ready(1, "a")), "grant 1 by 1");
-}
-
-#[test]
 fn a_refused_request_waits_for_news_of_its_engine_but_not_for_long() {
     let again = |bench: &Bench| Waiter { refused_by: Some(g(1)), ..waiter(1, "a", bench.now) };
     let mut bench = Bench::serving(rules(), "a", s(10));
@@ -365,6 +285,28 @@ fn a_request_that_asks_again_keeps_its_place_before_whoever_closes_the_resident(
 }
 
 #[test]
+fn who_is_let_in_before_the_one_it_closes_for_has_the_whole_drain_limit() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    let began = bench.now;
+    bench.activate(2, "b");
+    bench.now += s(1);
+    assert_eq!(told(&bench.admit(3, "a")), "");
+    bench.now += s(1);
+    bench.activate(4, "c");
+    bench.tick_at(began + s(30));
+    bench.abandon(2);
+    // By hand `c` goes first, also before 3. Not so a request that came later than 3.
+    assert_eq!(bench.tickets(), [4, 3]);
+    bench.now = began + s(40);
+    bench.admit(5, "b");
+    bench.now = began + s(200);
+    assert_eq!(told(&bench.abandon(4)), "grant 3 by 1", "5 is due by now");
+    assert_eq!(told(&bench.admit(6, "a")), "");
+    assert_eq!(told(&bench.tick_at(began + s(230))), "cut 1");
+}
+
+#[test]
 fn a_closing_resident_that_is_asked_for_by_hand_is_not_stopped_to_be_started_again() {
     let mut bench = Bench::serving(rules(), "a", s(10));
     bench.admit(1, "a");
@@ -388,52 +330,6 @@ fn a_held_back_request_asks_for_no_tick_while_it_cannot_be_granted() {
     bench.now += s(1);
     assert_eq!(told(&bench.on(Event::Tick)), "");
     assert_eq!(bench.core.next_tick(), Some(closed + s(30)), "no moment of the past");
-}
-
-#[test]
-fn where_requests_start_nothing_only_a_hand_does() {
-    let off = SchedulerRules { start_on_request: false, ..rules() };
-    let mut bench = Bench::empty(off.clone());
-    assert_eq!(told(&bench.admit(1, "a")), "refuse 1: autostart off");
-    assert_eq!(told(&bench.activate(2, "a")), "run 1 a");
-    // They join what somebody asked for, in whatever state it is.
-    assert_eq!(told(&bench.admit(3, "a")), "");
-    assert_eq!(told(&bench.admit(4, "b")), "refuse 4: autostart off");
-    bench.activate(5, "b");
-    assert_eq!(told(&bench.admit(6, "b")), "");
-    assert_eq!(told(&bench.ready(1, "a")), "activated 2, grant 3 by 1");
-    assert_eq!(told(&bench.admit(7, "a")), "", "closing");
-    // What it served is not brought back by a request.
-    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
-    assert_eq!(told(&bench.engine(nothing(1))), "refuse 7: autostart off, run 2 b");
-    assert_eq!(told(&bench.ready(2, "b")), "activated 5, grant 6 by 2");
-}
-
-#[test]
-fn where_requests_start_nothing_they_stop_nothing_either() {
-    let off = SchedulerRules { start_on_request: false, ..rules() };
-    let mut bench = Bench::unknown(off);
-    // Not known yet: perhaps it is there.
-    assert_eq!(told(&bench.admit(1, "a")), "");
-    assert_eq!(told(&bench.admit(2, "b")), "");
-    assert_eq!(told(&bench.ready(1, "b")), "refuse 1: autostart off, grant 2 by 1");
-    bench.in_flight(1, 0);
-    assert_eq!(bench.core.next_tick(), None);
-}
-
-#[test]
-fn where_requests_start_nothing_those_stay_whose_model_somebody_asked_for() {
-    let off = SchedulerRules { start_on_request: false, ..rules() };
-    let mut bench = Bench::serving(off, "c", s(10));
-    bench.admit(1, "c");
-    bench.activate(2, "a");
-    bench.activate(3, "b");
-    bench.admit(4, "b");
-    bench.in_flight(1, 0);
-    assert_eq!(told(&bench.engine(nothing(1))), "run 2 a", "4 waits for what comes after");
-    bench.ready(2, "a");
-    assert_eq!(told(&bench.engine(nothing(2))), "run 3 b");
-    assert_eq!(told(&bench.ready(3, "b")), "activated 3, grant 4 by 3");
 }
 
 #[test]

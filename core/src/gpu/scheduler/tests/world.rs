@@ -6,11 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::engine::lifecycle::{
-    self, Effect as Deed, Engine, Event as Fact, Exit, Found, Goal, Lifecycle, LifecycleRules,
-    State,
-};
-use crate::engine::state_file::Process;
+use crate::engine::lifecycle::{Engine, Event as Fact, Goal, Lifecycle, LifecycleRules, State};
 
 /// What is drawn once for a history.
 #[derive(Debug, Clone)]
@@ -37,15 +33,21 @@ pub(super) struct Person {
     pub(super) loaded: bool,
 }
 
+impl Person {
+    pub(super) fn waited(&self, until: Moment) -> Duration {
+        until.checked_sub(self.arrived).unwrap()
+    }
+}
+
 #[derive(Debug, Clone)]
-struct Job {
+pub(super) struct Job {
     generation: Generation,
     person: Person,
 }
 
 /// What comes at its moment.
 #[derive(Debug, Clone)]
-enum Todo {
+pub(super) enum Todo {
     Goal(Goal),
     Report(EngineReport, bool),
     /// Of one supervisor; it dies with it.
@@ -57,10 +59,10 @@ enum Todo {
 
 /// What an earlier supervisor wrote down.
 #[derive(Debug, Clone)]
-struct Memory {
-    engine: Engine,
-    was_ready: bool,
-    stopping: bool,
+pub(super) struct Memory {
+    pub(super) engine: Engine,
+    pub(super) was_ready: bool,
+    pub(super) stopping: bool,
 }
 
 pub(super) struct World {
@@ -84,19 +86,19 @@ pub(super) struct World {
     /// Since when the resident takes nothing new, and whether force was ordered.
     pub(super) closed: Option<(Generation, Moment)>,
     pub(super) forced: Option<Generation>,
-    /// A new scheduler that has not heard of its predecessor's last order.
+    /// What the scheduler knows is from before the last order that was sent.
     pub(super) blind: bool,
-    supervisor: Lifecycle,
-    instance: u32,
-    told: Option<EngineReport>,
-    memory: Option<Memory>,
-    jobs: BTreeMap<Ticket, Job>,
-    todo: BTreeMap<(Moment, u64), Todo>,
+    pub(super) supervisor: Lifecycle,
+    pub(super) instance: u32,
+    pub(super) told: Option<EngineReport>,
+    pub(super) memory: Option<Memory>,
+    pub(super) jobs: BTreeMap<Ticket, Job>,
+    pub(super) todo: BTreeMap<(Moment, u64), Todo>,
     number: u64,
     used: Generation,
 }
 
-fn bounds() -> LifecycleRules {
+pub(super) fn bounds() -> LifecycleRules {
     LifecycleRules {
         stop_timeout: s(3),
         loading_stop_grace: s(1),
@@ -142,7 +144,7 @@ impl World {
         self.jobs.values().filter(|job| job.generation == generation).count()
     }
 
-    fn later(&mut self, after: Duration, todo: Todo) {
+    pub(super) fn later(&mut self, after: Duration, todo: Todo) {
         self.number += 1;
         self.todo.insert((self.now + after, self.number), todo);
     }
@@ -173,13 +175,13 @@ impl World {
             refused_by: person.refused_by,
         };
         self.waiting.insert(ticket, person);
-        self.tell(Event::Admit(waiter));
+        self.tell(&Event::Admit(waiter));
     }
 
     pub(super) fn leave(&mut self, at: usize) {
         if let Some(ticket) = self.waiting.keys().nth(at % self.waiting.len().max(1)).copied() {
             self.waiting.remove(&ticket);
-            self.tell(Event::Abandon(ticket));
+            self.tell(&Event::Abandon(ticket));
         }
     }
 
@@ -187,7 +189,7 @@ impl World {
     fn job_ends(&mut self, ticket: Ticket) {
         let Some(job) = self.jobs.remove(&ticket) else { return };
         if self.core.believed() == Some(job.generation) {
-            self.tell(Event::InFlight(job.generation, self.in_flight(job.generation)));
+            self.tell(&Event::InFlight(job.generation, self.in_flight(job.generation)));
         }
         // Dropped before its first byte: it asks again, once.
         let dropped = self.live != Some(job.generation) && !self.cut.contains(&job.generation);
@@ -223,14 +225,14 @@ impl World {
     fn granted(&mut self, ticket: Ticket, generation: Generation) {
         let person = self.waiting.remove(&ticket).unwrap();
         if person.refused_by.is_none() {
-            self.longest = self.longest.max(self.now - person.arrived);
+            self.longest = self.longest.max(person.waited(self.now));
         }
         let takes = if self.live == Some(generation) { person.service } else { ms(1) };
         self.jobs.insert(ticket, Job { generation, person });
         self.later(takes, Todo::JobEnds(ticket));
     }
 
-    fn end_jobs(&mut self, generation: Generation, after: Duration) {
+    pub(super) fn end_jobs(&mut self, generation: Generation, after: Duration) {
         let of: Vec<Ticket> = self
             .jobs
             .iter()
@@ -240,117 +242,6 @@ impl World {
         for ticket in of {
             self.later(after, Todo::JobEnds(ticket));
         }
-    }
-
-    // The supervisor and its machine.
-
-    fn fact(&mut self, fact: Fact) {
-        let mut facts = vec![fact];
-        while let Some(fact) = facts.pop() {
-            for deed in self.supervisor.on(fact, self.now) {
-                facts.extend(self.deed(deed));
-            }
-        }
-        let report = self.supervisor.report();
-        if self.told.as_ref() != Some(&report) {
-            self.send_report(false);
-        }
-    }
-
-    fn send_report(&mut self, fresh: bool) {
-        let report = self.supervisor.report();
-        self.told = Some(report.clone());
-        self.later(self.setting.delay, Todo::Report(report, fresh));
-    }
-
-    fn answer(&mut self, after: Duration, fact: Fact) {
-        self.later(after, Todo::Fact(self.instance, fact));
-    }
-
-    fn deed(&mut self, deed: Deed) -> Option<Fact> {
-        match deed {
-            Deed::CheckPort(of, _) => self.answer(ms(1), Fact::PortFree(of)),
-            Deed::Spawn(of, _) => {
-                assert_eq!(self.live, None, "start {of} beside another");
-                if std::mem::take(&mut self.fail_next) {
-                    return Some(Fact::NotSpawned(of, "no such file".into()));
-                }
-                self.live = Some(of);
-                let pid = i32::try_from(of.0).unwrap();
-                return Some(Fact::Spawned(of, Process { pid, start_time: of.0 }));
-            }
-            Deed::Watch(engine) => {
-                let of = engine.generation;
-                let known = self.memory.take().filter(|memory| memory.engine.generation == of);
-                let was_ready = known.is_some_and(|memory| memory.was_ready);
-                let at = MODELS.iter().position(|m| *m == engine.launch.model.as_str()).unwrap();
-                self.memory = Some(Memory { engine, was_ready, stopping: false });
-                let load = if was_ready { ms(5) } else { self.setting.loads[at] };
-                match self.live == Some(of) {
-                    true => self.answer(load, Fact::Healthy(of)),
-                    false => self.answer(ms(1), exited(of)),
-                }
-            }
-            Deed::Settle(_) => self.memory.as_mut().unwrap().was_ready = true,
-            Deed::Terminate(engine) => {
-                self.memory.as_mut().unwrap().stopping = true;
-                if !self.deaf {
-                    self.later(self.setting.stop, Todo::Dies(engine.generation));
-                }
-            }
-            Deed::Kill(engine) => self.later(ms(1), Todo::Dies(engine.generation)),
-            Deed::Sweep(engine) => self.sweep(engine.generation),
-            Deed::Forget(_) => self.memory = None,
-        }
-        None
-    }
-
-    fn sweep(&mut self, of: Generation) {
-        self.dies(of);
-        let fact = match self.live == Some(of) {
-            true => Fact::NotSwept(of, "pid 9".into()),
-            false => Fact::Swept(of),
-        };
-        self.answer(ms(20), fact);
-    }
-
-    fn dies(&mut self, of: Generation) {
-        if self.live != Some(of) || self.immortal {
-            return;
-        }
-        self.live = None;
-        self.answer(ms(2), exited(of));
-        // Some see their connection close at once, others late.
-        let late = self.jobs.len() % 2 == 0;
-        self.end_jobs(of, if late { s(3) } else { ms(1) });
-    }
-
-    pub(super) fn crash(&mut self) {
-        if let Some(of) = self.live {
-            self.dies(of);
-        }
-    }
-
-    /// It dies with its mailbox; the next one finds what is written down, or nothing at all.
-    pub(super) fn new_supervisor(&mut self, knows: bool, wanted: bool) {
-        self.todo.retain(|_, todo| !matches!(todo, Todo::Goal(_)));
-        self.instance += 1;
-        self.supervisor = Lifecycle::new(bounds());
-        if !knows {
-            // What nobody knows of any more is ended by the sweep of strangers.
-            self.memory = None;
-            let immortal = std::mem::take(&mut self.immortal);
-            self.crash();
-            self.immortal = immortal;
-        }
-        if let Some(Memory { engine, was_ready, stopping }) = self.memory.clone() {
-            let alive = self.live == Some(engine.generation);
-            let found = Found { engine, alive, wanted: wanted && !stopping, was_ready };
-            for deed in self.supervisor.on(Fact::Found(found), self.now) {
-                self.deed(deed);
-            }
-        }
-        self.send_report(true);
     }
 
     /// It dies with its queue; those who waited ask the next one.
@@ -392,7 +283,7 @@ impl World {
 
     fn step(&mut self) {
         if self.core.next_tick().is_some_and(|at| at <= self.now) {
-            return self.tell(Event::Tick);
+            return self.tell(&Event::Tick);
         }
         if self.supervisor.next_tick().is_some_and(|at| at <= self.now) {
             return self.fact(Fact::Tick);
@@ -406,10 +297,9 @@ impl World {
             }
             Todo::Report(report, fresh) => self.hear(report, fresh),
             Todo::Fact(instance, fact) if instance == self.instance => self.fact(fact),
-            Todo::Fact(..) => {}
             Todo::Dies(of) => self.dies(of),
             Todo::JobEnds(ticket) => self.job_ends(ticket),
-            Todo::Look => {}
+            Todo::Fact(..) | Todo::Look => {}
         }
         self.look_at_what_is_stuck();
     }
@@ -433,9 +323,9 @@ impl World {
         }
         self.heard.push(report.clone());
         let in_flight = report.held.as_ref().map_or(0, |held| self.in_flight(held.generation));
-        self.blind &= report.newest < self.used;
+        self.blind = (self.blind || fresh) && report.newest < self.used;
         self.used = self.used.max(report.newest);
-        self.tell(Event::Engine { report, in_flight, fresh });
+        self.tell(&Event::Engine { report, in_flight, fresh });
     }
 
     /// The world does what it should, nobody comes any more: until nobody waits.
@@ -444,10 +334,3 @@ impl World {
         self.pass(s(1800), false);
     }
 }
-
-fn exited(of: Generation) -> Fact {
-    Fact::Exited(of, Exit { status: "signal 9".into(), telling: None })
-}
-
-/// The supervisor's moments are the scheduler's.
-const _: fn(lifecycle::Moment) -> Moment = |moment| moment;
