@@ -23,6 +23,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use chat_proxy_actors::directory::{Directory, Port};
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
+use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::registry::Reload;
 use chat_proxy_actors::root::Role;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
@@ -49,7 +50,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Beyond its own bounds for asking and killing, an engine's end may take this long: its sweep, the
 /// wait for its port.
 const SWEEP_GRACE: Duration = Duration::from_secs(15);
-/// A supervisor that died in the middle of a shutdown is asked again this often.
+/// An actor that died in the middle of a shutdown is asked again this often.
 const LOOK: Duration = Duration::from_millis(50);
 /// The log writer gets this long to write what it was handed.
 const FLUSH_GRACE: Duration = Duration::from_secs(10);
@@ -99,8 +100,8 @@ struct Daemon {
     drain_timeout: Duration,
     /// How long the engine's end may take.
     engine_budget: Duration,
-    /// Held to the very end: until then nobody else may start an engine.
-    _lock: Option<OwnerLock>,
+    /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
+    lock: Option<OwnerLock>,
 }
 
 /// Serves until told to stop. `orders` is started when everything is up.
@@ -133,7 +134,7 @@ where
         engine_budget: rules.stop_timeout.max(rules.loading_stop_grace)
             + rules.kill_grace
             + SWEEP_GRACE,
-        _lock: lock,
+        lock,
     };
     // Signals are heard before anybody is told that we are there.
     let orders = orders(Ready { addrs: addrs.clone() })?;
@@ -258,6 +259,9 @@ impl Daemon {
 
     /// Stops the engine; a second signal kills it at once.
     async fn stop_engine(&self, orders: &mut mpsc::Receiver<Order>) {
+        if self.lock.is_none() {
+            return;
+        }
         let stopping = tokio::time::timeout(self.engine_budget, self.ask_for_end());
         tokio::pin!(stopping);
         let ended = tokio::select! {
@@ -281,23 +285,38 @@ impl Daemon {
     /// Asks until somebody answers: a supervisor that dies now is rebuilt and takes the engine over.
     async fn ask_for_end(&self) -> Ended {
         let supervisor = Port::to(&self.house.directory, |book| book.vllm.clone());
+        let mut told = false;
         loop {
             match supervisor.ask(ShutDown, self.engine_budget).await {
                 Ok(ended) => return ended,
-                Err(error) => tracing::warn!(%error, "the supervisor does not answer"),
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    tracing::warn!(%error, "the supervisor does not answer");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Asks until somebody answers: a writer that dies now is rebuilt and goes on with the queue.
+    async fn flush_log(&self) -> FlushReport {
+        loop {
+            match self.house.audience.log.flush(FLUSH_GRACE).await {
+                Ok(report) => return report,
+                Err(error) => tracing::debug!(%error, "the log's writer does not answer"),
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
     async fn close_log(&self) {
-        match self.house.audience.log.flush(FLUSH_GRACE).await {
+        match tokio::time::timeout(FLUSH_GRACE, self.flush_log()).await {
             Ok(report) => tracing::info!(
                 written = report.written,
                 dropped = report.dropped,
                 "request log closed"
             ),
-            Err(error) => tracing::error!(%error, "the request log was not flushed"),
+            Err(late) => tracing::error!(%late, "the request log was not flushed"),
         }
         self.house.ending.begin();
         self.log_thread.stop();

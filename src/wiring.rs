@@ -80,13 +80,17 @@ pub(crate) fn build(
         show: Port::to(&directory, |book| book.registry.clone()),
         metrics: metrics.clone(),
     };
-    let factories = HashMap::from([
+    let mut factories = HashMap::from([
         (Role::Logger, logger(log, settings, log_thread, &directory)),
         (Role::Metrics, rolling_view(&directory)),
         (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
         (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
         (Role::Vllm, vllm(supervisor(settings, &metrics, &registry, &directory), &directory)),
     ]);
+    if !settings.vllm.vllm_single_port {
+        // Such a daemon has no lock: the engine that the state file names may be another one's.
+        factories.remove(&Role::Vllm);
+    }
     let (hopeless_in, hopeless) = mpsc::channel(1);
     let ending = Ending::default();
     let restarts = metrics.actor_restarts.clone();

@@ -130,3 +130,69 @@ where
         Ok(recipient.send(message).timeout(within).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::metrics::GetRolling;
+    use crate::root::fault::Explode;
+    use crate::root::{Guard, Role};
+    use actix::{Context, ResponseActFuture, WrapFuture};
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn enter(directory: &Directory) -> Addr<MetricsActor> {
+        let addr = MetricsActor::new(Guard::unwatched(Role::Metrics)).start();
+        let entered = addr.clone();
+        directory.write(move |book| book.metrics = Some(entered.clone()));
+        addr
+    }
+
+    #[actix_rt::test]
+    async fn a_port_finds_whoever_is_in_the_book_when_it_is_used() {
+        let directory = Directory::default();
+        let port: Port<GetRolling> = Port::to(&directory, |book| book.metrics.clone());
+        assert_eq!(port.tell(GetRolling), Err(NoAnswer::Gone));
+        assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Gone));
+        let first = enter(&directory);
+        assert!(port.ask(GetRolling, SOON).await.is_ok());
+        assert!(first.send(Explode).await.is_err());
+        assert_eq!(port.tell(GetRolling), Err(NoAnswer::Gone));
+        assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Gone));
+        let _second = enter(&directory);
+        assert_eq!(port.tell(GetRolling), Ok(()));
+        assert!(port.ask(GetRolling, SOON).await.is_ok());
+    }
+
+    #[actix_rt::test]
+    async fn a_question_that_its_actor_dies_over_is_not_answered() {
+        let directory = Directory::default();
+        let addr = enter(&directory);
+        let port: Port<GetRolling> = Port::to(&directory, |book| book.metrics.clone());
+        addr.do_send(Explode);
+        assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Gone));
+    }
+
+    /// Never answers.
+    struct Silent;
+
+    impl Actor for Silent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<GetRolling> for Silent {
+        type Result = ResponseActFuture<Self, <GetRolling as Message>::Result>;
+
+        fn handle(&mut self, _: GetRolling, _: &mut Self::Context) -> Self::Result {
+            Box::pin(std::future::pending().into_actor(self))
+        }
+    }
+
+    #[actix_rt::test]
+    async fn who_does_not_answer_in_time_is_late() {
+        tokio::time::pause();
+        let port: Port<GetRolling> = Port::fixed(Silent.start().recipient());
+        assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Late));
+    }
+}

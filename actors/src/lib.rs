@@ -15,5 +15,7 @@ pub mod process;
 pub mod registry;
 pub mod root;
 mod rotation;
+#[cfg(test)]
+mod testing;
 pub mod transcript;
 pub mod vllm_supervisor;

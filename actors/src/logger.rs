@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +51,8 @@ pub struct LogHandle {
 struct Shared {
     queue: Mutex<VecDeque<Waiting>>,
     waiting_bytes: AtomicUsize,
+    /// The last waking found nobody.
+    unheard: AtomicBool,
     written: AtomicU64,
     dropped: AtomicU64,
     log_prompts: bool,
@@ -100,10 +102,10 @@ impl LogHandle {
         queue.push_back(Waiting { record: Box::new(record), bytes });
         let first = queue.len() == 1;
         drop(queue);
-        // Who finds others waiting knows that the writer has been woken. A writer that has just
-        // died is not; its successor looks at the queue first.
-        if first {
-            let _ = self.wake.tell(Wake);
+        // Who finds others waiting knows that the writer has been woken, unless nobody was there.
+        // A writer's successor looks at the queue first, but before it can be found.
+        if first || self.shared.unheard.load(Ordering::Relaxed) {
+            self.shared.unheard.store(self.wake.tell(Wake).is_err(), Ordering::Relaxed);
         }
     }
 

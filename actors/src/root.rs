@@ -1,7 +1,7 @@
 //! `Root`: starts the actors and rebuilds the one that died.
 //!
-//! Owns: a factory for each, and the directory's book. Accepts: [`Died`] from the guards that the
-//! actors hold. Emits: the news that an actor keeps dying, upon which the daemon ends.
+//! Owns: a factory for each, and the directory's book. Accepts: news of deaths from the
+//! guards that the actors hold. Emits: the news that an actor keeps dying, upon which the daemon ends.
 //! Stops with the daemon. Must never do: keep state of an actor; each rebuilds itself from what is
 //! on disk or in the others. It has nothing that could fail, so nobody watches over it.
 //!
@@ -169,6 +169,10 @@ impl Root {
     }
 
     fn build(&self, role: Role, ctx: &Context<Self>, again: bool) {
+        // The end may have begun while a rebuild paused.
+        if self.is_ending() {
+            return;
+        }
         if let Some(factory) = self.factories.get(&role) {
             let guard = Guard { role, root: Some(ctx.address()), ending: self.ending.0.clone() };
             (factory.0)(guard, again);
@@ -176,6 +180,10 @@ impl Root {
                 self.restarts.with_label_values(&[role.as_str()]).inc();
             }
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.0.load(Ordering::SeqCst)
     }
 
     /// The pause before the next rebuild; `None` when the budget is used up.
@@ -199,7 +207,7 @@ impl Handler<Died> for Root {
     type Result = ();
 
     fn handle(&mut self, Died(role): Died, ctx: &mut Self::Context) {
-        if self.ending.0.load(Ordering::SeqCst) {
+        if self.is_ending() {
             return;
         }
         let actor = role.as_str();
@@ -246,4 +254,113 @@ pub mod fault {
         crate::vllm_supervisor::VllmSupervisor,
         crate::forwarder::ForwarderActor
     );
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::fault::Explode;
+    use super::*;
+    use crate::metrics::{Metrics, MetricsActor};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    struct House {
+        directory: Directory,
+        metrics: Metrics,
+        ending: Ending,
+        hopeless: mpsc::Receiver<Role>,
+        /// For each build: when, and whether it was a rebuild.
+        builds: Rc<RefCell<Vec<(tokio::time::Instant, bool)>>>,
+    }
+
+    /// A house with one actor. The clock stands still, but for the pauses that Root makes.
+    fn house() -> House {
+        tokio::time::pause();
+        let directory = Directory::default();
+        let builds: Rc<RefCell<Vec<_>>> = Rc::default();
+        let seen = builds.clone();
+        let factory = Factory::new(&directory, move |guard, again| {
+            seen.borrow_mut().push((tokio::time::Instant::now(), again));
+            MetricsActor::new(guard).start()
+        });
+        let (metrics, ending) = (Metrics::new().unwrap(), Ending::default());
+        let (hopeless_in, hopeless) = mpsc::channel(1);
+        let factories = HashMap::from([(Role::Metrics, factory)]);
+        Root::start_all(factories, metrics.actor_restarts.clone(), ending.clone(), hopeless_in);
+        House { directory, metrics, ending, hopeless, builds }
+    }
+
+    impl House {
+        async fn kill(&self) {
+            let addr = self.directory.book().metrics.clone().unwrap();
+            assert!(addr.send(Explode).await.is_err());
+        }
+
+        /// Waits for so many builds; answers how long, by the clock that Root pauses on.
+        async fn built(&self, builds: usize) -> Duration {
+            let begin = tokio::time::Instant::now();
+            while self.builds.borrow().len() < builds {
+                assert!(begin.elapsed() < WINDOW, "not rebuilt");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.builds.borrow()[builds - 1].0 - begin
+        }
+
+        fn restarts(&self) -> u64 {
+            self.metrics.actor_restarts.with_label_values(&["metrics"]).get()
+        }
+    }
+
+    #[actix_rt::test]
+    async fn an_actor_that_dies_is_rebuilt_at_once_and_the_book_has_its_successor() {
+        let house = house();
+        let first = house.directory.book().metrics.clone().unwrap();
+        house.kill().await;
+        house.built(2).await;
+        let second = house.directory.book().metrics.clone().unwrap();
+        assert!(second != first && second.connected() && !first.connected());
+        let again: Vec<bool> = house.builds.borrow().iter().map(|(_, again)| *again).collect();
+        assert_eq!((again, house.restarts()), (vec![false, true], 1));
+    }
+
+    #[actix_rt::test]
+    async fn each_further_death_costs_a_longer_pause_and_too_many_are_told() {
+        let mut house = house();
+        let mut pauses = Vec::new();
+        for builds in 2..=BUDGET + 1 {
+            house.kill().await;
+            pauses.push(house.built(builds).await);
+        }
+        let rounded = pauses.iter().map(|pause| pause.as_millis() / 10 * 10);
+        assert_eq!(rounded.collect::<Vec<_>>(), [0, 100, 200, 400, 800]);
+        assert!(house.hopeless.try_recv().is_err());
+        house.kill().await;
+        assert_eq!(house.hopeless.recv().await, Some(Role::Metrics));
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(house.builds.borrow().len(), BUDGET + 1);
+    }
+
+    #[actix_rt::test]
+    async fn nothing_is_rebuilt_while_the_daemon_ends() {
+        let mut house = house();
+        house.ending.begin();
+        house.kill().await;
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!((house.builds.borrow().len(), house.restarts()), (1, 0));
+        assert!(house.hopeless.try_recv().is_err());
+    }
+
+    #[actix_rt::test]
+    async fn a_rebuild_that_was_to_come_does_not_when_the_daemon_ends_meanwhile() {
+        let house = house();
+        house.kill().await;
+        house.built(2).await;
+        house.kill().await;
+        // Root has heard of it, and its pause runs.
+        tokio::time::sleep(PAUSE / 2).await;
+        house.ending.begin();
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(house.builds.borrow().len(), 2);
+    }
 }

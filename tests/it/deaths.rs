@@ -5,7 +5,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::support::engines::{Engined, Sampler, greeting, hello, text_of};
-use crate::support::{Ask, BOUND, End, Engines, alone, eventually, sse};
+use crate::support::{Ask, BOUND, Client, End, Engines, alone, eventually, sse};
 
 const ACTORS: [&str; 6] = ["arbiter", "vllm", "registry", "metrics", "logger", "forwarder"];
 
@@ -113,6 +113,30 @@ fn a_load_survives_the_deaths_of_its_supervisor_and_of_the_arbiter() {
         }
         assert_eq!(it.starts(), ["tiny-a"], "{actor}: the load went on");
     }
+}
+
+#[test]
+fn requests_that_outlive_their_forwarder_can_still_be_cut() {
+    let mut it = Engines::two().set("server", "drain_timeout_s", 0.2).start();
+    it.assert_answers("tiny-a");
+    let streams: Vec<_> = (0..8).map(|_| it.stream("tiny-a", 100_000)).collect();
+    // Each on a connection of its own: every worker's forwarder dies.
+    for _ in 0..8 {
+        explode(&it, "forwarder");
+    }
+    let ends: Vec<_> = thread::scope(|scope| {
+        let rest = |mut stream: Client| scope.spawn(move || stream.rest());
+        let ending: Vec<_> = streams.into_iter().map(rest).collect();
+        it.daemon.terminate();
+        ending.into_iter().map(|end| end.join().unwrap()).collect()
+    });
+    for (pieces, end) in ends {
+        assert_eq!(end, End::Whole);
+        let last = String::from_utf8_lossy(&pieces.last().unwrap().data).into_owned();
+        assert!(last.contains("err_draining"), "{last}");
+    }
+    assert!(it.daemon.wait_exit(BOUND).success());
+    it.assert_nothing_left();
 }
 
 #[test]

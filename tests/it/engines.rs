@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::engines::{STATE, Sampler, families, greeting, hello, is_alive, text_of};
-use crate::support::{Ask, BOUND, End, Engines, eventually, sse};
+use crate::support::{Ask, BOUND, End, Engines, Setup, eventually, sse};
 
 #[test]
 fn the_first_request_starts_the_engine_and_the_next_ones_find_it() {
@@ -352,6 +352,22 @@ fn a_second_signal_kills_the_engine_at_once() {
     it.daemon.terminate();
     assert!(it.daemon.wait_exit(BOUND).success());
     it.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_that_starts_no_engines_leaves_the_engine_of_another_one_alone() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let (pid, state) = (it.pid(), it.daemon.path(STATE));
+    let mut other = Setup::new()
+        .set("vllm", "vllm_single_port", false)
+        .set("vllm", "vllm_state_path", format!("{state:?}"))
+        .start();
+    other.terminate();
+    assert!(other.wait_exit(BOUND).success());
+    it.assert_answers("tiny-a");
+    assert_eq!((it.pid(), it.starts()), (pid, vec!["tiny-a".to_owned()]));
+    assert!(state.exists());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the chunk's way.
 //!
 //! Owns: what was cut on this thread, and the wakers of its requests. Must never do: cross threads;
-//! the order comes as a message to the thread's forwarder.
+//! the [`Cut`] comes to a task of the thread.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -14,6 +14,15 @@ use super::channel::keep_waker;
 
 /// Cut generations that are remembered: a grant may still be on its way when its engine is cut.
 const REMEMBERED: usize = 16;
+
+/// An order: end requests of the thread, each with the error event or a real status.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cut {
+    /// All of them: the daemon ends.
+    All,
+    /// Those that use this start of an engine.
+    Generation(Generation),
+}
 
 /// What ends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +64,14 @@ impl Switch {
         }
         members.push(Rc::downgrade(&member));
         CutSignal { switch: self.clone(), member }
+    }
+
+    /// Carries out an order.
+    pub(super) fn cut(&self, order: Cut) {
+        match order {
+            Cut::All => self.cut_all(),
+            Cut::Generation(generation) => self.cut_generation(generation),
+        }
     }
 
     /// Cuts all requests, now and later ones.
@@ -144,7 +161,8 @@ mod tests {
         let late = switch.subscribe();
         late.uses(Some(Generation(2)));
         assert_eq!(poll_fn(|cx| late.poll(cx)).await, CutBy::Engine);
-        (one.abort(), none.abort());
+        one.abort();
+        none.abort();
     }
 
     #[test]

@@ -6,7 +6,6 @@ use actix::Message;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
-use chat_proxy_core::ids::Generation;
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
@@ -79,14 +78,4 @@ pub struct StreamAnswer {
     pub frames: Receiver,
     /// The logical name of the model, for `x-imageworks-model`.
     pub model: String,
-}
-
-/// End requests of the thread, each with the error event or a real status.
-#[derive(Message, Clone, Copy)]
-#[rtype(result = "()")]
-pub enum Cut {
-    /// All of them: the daemon ends.
-    All,
-    /// Those that use this start of an engine.
-    Generation(Generation),
 }

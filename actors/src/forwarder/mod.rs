@@ -1,10 +1,10 @@
 //! `ForwarderActor`: takes chat requests to their backends and streams the answers back.
 //!
-//! Owns: its HTTP worker thread's backend clients and the switch that cuts that thread's requests.
-//! Accepts: [`Forward`] (answered at once; the outcome goes to the request's own reply channel),
-//! [`Cut`]. Emits: one log record per request. One actor per worker thread, found by
-//! [`ForwarderFactory::local`];
-//! it ends with its thread, and a new one is started when it is asked for again.
+//! Owns: its HTTP worker thread's backend clients. Accepts: [`Forward`] (answered at once; the
+//! outcome goes to the request's own reply channel). Emits: one log record per request. One actor
+//! per worker thread, found by [`ForwarderFactory::local`]; it ends with its thread, and a new one
+//! is started when it is asked for again. Requests outlive it, and so does the switch that cuts
+//! them (`cut`).
 //! Must never do: per-request work in its own context. Each request runs in a task of its own, so
 //! that a defect in one stream ends that stream only.
 
@@ -26,18 +26,20 @@ mod upstream;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient};
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::ids::Generation;
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
-pub use messages::{Answer, Cut, Forward, RequestMeta, StreamAnswer, WholeAnswer};
+pub use messages::{Answer, Forward, RequestMeta, StreamAnswer, WholeAnswer};
 
 use crate::directory::Directory;
 use crate::permits::PermitLedger;
 use crate::registry::RegistryView;
+use cut::{Cut, Switch};
 
 /// What forwarders need to know.
 #[derive(Debug, Clone)]
@@ -80,12 +82,20 @@ pub struct ForwarderFactory {
     started: Arc<Mutex<Started>>,
 }
 
-/// Every forwarder that was started, to be told when requests are cut.
+/// The switch of every thread that has had a forwarder, to be told when requests are cut.
 #[derive(Default)]
 struct Started {
-    forwarders: Vec<Recipient<Cut>>,
-    /// Requests have been cut: forwarders that are started later cut theirs at once.
+    switches: Vec<mpsc::UnboundedSender<Cut>>,
+    /// Requests have been cut: those of threads that come later are cut at once.
     cut: bool,
+}
+
+/// What a thread has of its forwarder.
+struct Local {
+    forwarder: Addr<ForwarderActor>,
+    switch: Rc<Switch>,
+    /// Whose it is.
+    started: Arc<Mutex<Started>>,
 }
 
 impl ForwarderFactory {
@@ -104,39 +114,69 @@ impl ForwarderFactory {
     /// The living forwarder of this thread, or a new one.
     pub fn local(&self) -> Addr<ForwarderActor> {
         thread_local! {
-            static LOCAL: RefCell<Option<Addr<ForwarderActor>>> = const { RefCell::new(None) };
+            static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
         }
         LOCAL.with_borrow_mut(|local| match local {
-            Some(addr) if addr.connected() => addr.clone(),
-            slot => slot.insert(self.start()).clone(),
+            Some(local) if local.forwarder.connected() => local.forwarder.clone(),
+            slot => {
+                let dead = slot.take();
+                slot.insert(self.start(dead)).forwarder.clone()
+            }
         })
     }
 
-    fn start(&self) -> Addr<ForwarderActor> {
-        let addr = ForwarderActor { shared: Rc::new(Shared::new(self)) }.start();
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        started.forwarders.retain(Recipient::connected);
-        started.forwarders.push(addr.clone().recipient());
+    fn start(&self, dead: Option<Local>) -> Local {
+        let switch = match dead {
+            Some(dead) if Arc::ptr_eq(&dead.started, &self.started) => dead.switch,
+            _ => self.new_switch(),
+        };
+        let shared = Rc::new(Shared::new(self, switch.clone()));
+        let forwarder = ForwarderActor { shared }.start();
+        Local { forwarder, switch, started: self.started.clone() }
+    }
+
+    /// A switch for this thread. It hears orders in a task of its own: what ends requests must not
+    /// die of a defect elsewhere.
+    fn new_switch(&self) -> Rc<Switch> {
+        let (told, mut orders) = mpsc::unbounded_channel();
+        let switch = Rc::new(Switch::default());
+        let mut started = self.started();
+        started.switches.retain(|thread| !thread.is_closed());
+        started.switches.push(told);
         if started.cut {
-            addr.do_send(Cut::All);
+            switch.cut_all();
         }
-        addr
+        let cutting = switch.clone();
+        actix_rt::spawn(async move {
+            while let Some(order) = orders.recv().await {
+                cutting.cut(order);
+            }
+        });
+        switch
     }
 
     /// Ends every request of every thread with an error of its own.
     pub fn cut_all(&self) {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = self.started();
         started.cut = true;
-        for forwarder in &started.forwarders {
-            forwarder.do_send(Cut::All);
-        }
+        started.tell(Cut::All);
     }
 
     /// Ends the requests that use one start of an engine, on every thread.
     pub fn cut_generation(&self, generation: Generation) {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        for forwarder in &started.forwarders {
-            forwarder.do_send(Cut::Generation(generation));
+        self.started().tell(Cut::Generation(generation));
+    }
+
+    fn started(&self) -> MutexGuard<'_, Started> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Started {
+    fn tell(&self, order: Cut) {
+        for thread in &self.switches {
+            // A thread that has ended has no requests.
+            let _ = thread.send(order);
         }
     }
 }
@@ -148,18 +188,18 @@ struct Shared {
     directory: Directory,
     ledger: Arc<PermitLedger>,
     clients: client::Clients,
-    switch: Rc<cut::Switch>,
+    switch: Rc<Switch>,
 }
 
 impl Shared {
-    fn new(factory: &ForwarderFactory) -> Self {
+    fn new(factory: &ForwarderFactory, switch: Rc<Switch>) -> Self {
         Shared {
             settings: factory.settings.clone(),
             registry: factory.registry.clone(),
             directory: factory.directory.clone(),
             ledger: factory.ledger.clone(),
             clients: client::Clients::default(),
-            switch: Rc::default(),
+            switch,
         }
     }
 }
@@ -183,16 +223,5 @@ impl Handler<Forward> for ForwarderActor {
     fn handle(&mut self, request: Forward, _: &mut Self::Context) {
         let span = request.span.clone();
         actix_rt::spawn(task::run(self.shared.clone(), request).instrument(span));
-    }
-}
-
-impl Handler<Cut> for ForwarderActor {
-    type Result = ();
-
-    fn handle(&mut self, cut: Cut, _: &mut Self::Context) {
-        match cut {
-            Cut::All => self.shared.switch.cut_all(),
-            Cut::Generation(generation) => self.shared.switch.cut_generation(generation),
-        }
     }
 }

@@ -6,9 +6,11 @@
 //! once; that is how the backend learns that nobody listens any more.
 
 use std::any::Any;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use actix_http::error::ParseError;
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::{StatusCode, header};
 use awc::{Client, ClientResponse, SendClientRequest};
@@ -207,25 +209,29 @@ fn encoding_of(response: &ClientResponse) -> Option<String> {
     (!text.is_empty() && text != "identity").then_some(text)
 }
 
-/// Whether the backend refused or dropped the connection without a byte of an answer.
+/// Whether the backend refused or dropped the connection without an answer's head.
 fn is_unanswered(error: &SendRequestError) -> bool {
-    matches!(
-        error,
+    match error {
         SendRequestError::Connect(ConnectError::Io(_) | ConnectError::Disconnected)
-            | SendRequestError::Send(_)
-    )
+        | SendRequestError::Send(_) => true,
+        // A process that is killed with a request unread resets its connections.
+        SendRequestError::Response(ParseError::Io(e)) => e.kind() == ErrorKind::ConnectionReset,
+        _ => false,
+    }
 }
 
 /// A failure before the head, in words that say what to do.
 fn explain(error: &SendRequestError, address: &str) -> ApiError {
     let unavailable = |message: String| ApiError::new(Code::BackendUnavailable, message);
-    let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
+    let refused = |e: &std::io::Error| e.kind() == ErrorKind::ConnectionRefused;
     match error {
         SendRequestError::Connect(ConnectError::Io(e)) if refused(e) => {
             unavailable(format!("nothing listens at {address}"))
                 .hint("start the backend, or correct the entry's base_url, host or port")
         }
-        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => {
+        SendRequestError::Connect(ConnectError::Disconnected)
+        | SendRequestError::Send(_)
+        | SendRequestError::Response(ParseError::Io(_)) => {
             unavailable(format!("{address} closed the connection before it answered"))
         }
         SendRequestError::Connect(ConnectError::Timeout) => {
@@ -236,5 +242,29 @@ fn explain(error: &SendRequestError, address: &str) -> ApiError {
             unavailable(format!("{address} answered something that is not HTTP: {e}"))
         }
         other => unavailable(format!("the request to {address} failed: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_before_the_head_is_unanswered_however_it_ends() {
+        let io = |kind: ErrorKind| std::io::Error::from(kind);
+        let unanswered = [
+            SendRequestError::Connect(ConnectError::Io(io(ErrorKind::ConnectionRefused))),
+            SendRequestError::Connect(ConnectError::Disconnected),
+            SendRequestError::Send(io(ErrorKind::BrokenPipe)),
+            SendRequestError::Response(ParseError::Io(io(ErrorKind::ConnectionReset))),
+        ];
+        for error in unanswered {
+            assert!(is_unanswered(&error), "{error:?}");
+            let told = explain(&error, "http://b");
+            assert_eq!(told.code, Code::BackendUnavailable, "{error:?}");
+            assert!(!told.message.contains("not HTTP"), "{}", told.message);
+        }
+        let answered = [SendRequestError::Timeout, SendRequestError::Response(ParseError::Status)];
+        assert!(!answered.iter().any(is_unanswered));
     }
 }

@@ -139,3 +139,25 @@ async fn the_death_of_the_writer_loses_no_line() {
     assert_eq!(ids(&settings.path), (1..=50).map(|id| format!("r{id}")).collect::<Vec<_>>());
     arbiter.stop();
 }
+
+#[actix_rt::test]
+async fn a_line_that_comes_before_a_new_writer_can_be_found_is_written_with_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1 << 20, 2);
+    let arbiter = Arbiter::new();
+    let directory = Directory::default();
+    let log = LogHandle::new(&settings, &directory).unwrap();
+    let writer = log.writer(settings.clone(), Guard::unwatched(Role::Logger));
+    let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| writer);
+    // It has looked at the queue, and is not in the book yet.
+    assert_eq!(addr.send(Flush).await.unwrap(), FlushReport { written: 0, dropped: 0 });
+    log.write(record(1));
+    directory.write(move |book| book.logger = Some(addr.clone()));
+    log.write(record(2));
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while ids(&settings.path) != ["r1", "r2"] {
+        assert!(std::time::Instant::now() < deadline, "{:?}", ids(&settings.path));
+        std::thread::yield_now();
+    }
+    arbiter.stop();
+}

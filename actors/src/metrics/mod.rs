@@ -15,8 +15,8 @@ use chat_proxy_core::telemetry::rolling::Sample;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::clock;
@@ -71,7 +71,7 @@ pub struct Figures {
     /// From the decision to change to ready.
     pub swap_seconds: Histogram,
     /// Starts of engines that followed a failure.
-    pub backend_restarts: Total,
+    pub backend_restarts: IntCounter,
     /// 1 while a backend serves.
     pub backend_up: IntGaugeVec,
     /// Requests at a backend now, by model.
@@ -82,27 +82,11 @@ pub struct Figures {
     pub actor_restarts: IntCounterVec,
 }
 
-/// A total that somebody else counts.
-#[derive(Debug)]
-pub struct Total(prometheus::IntCounter);
-
-impl Total {
-    /// The total is this by now; it never falls.
-    pub fn set(&self, total: u64) {
-        self.0.inc_by(total.saturating_sub(self.0.get()));
-    }
-}
-
 impl Metrics {
     /// Registers everything: once, for a second registration of a name is an error.
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let all = Registry::new_custom(Some("imageworks_proxy".to_owned()), None)?;
         let make = Maker { all: &all };
-        let restarts = prometheus::IntCounter::new(
-            "backend_restarts_total",
-            "Starts of engines that followed a failure.",
-        )?;
-        all.register(Box::new(restarts.clone()))?;
         Ok(Metrics(Arc::new(Figures {
             registry_loads: make.counters(
                 "registry_loads_total",
@@ -141,7 +125,10 @@ impl Metrics {
             )?,
             swap_seconds: make
                 .histogram("swap_seconds", "From the decision to change the resident to ready.")?,
-            backend_restarts: Total(restarts),
+            backend_restarts: make.keep(IntCounter::new(
+                "backend_restarts_total",
+                "Starts of engines that followed a failure.",
+            )?)?,
             backend_up: make.gauges("backend_up", "1 while a backend serves.", &["backend"])?,
             in_flight: make.gauges("in_flight", "Requests at a backend now.", &["model"])?,
             queue_depth: make.gauge("queue_depth", "Requests that wait for a turn now.")?,

@@ -34,10 +34,9 @@ impl Group {
             self.listed.iter().copied().filter(|process| identity::is_alive(*process)).collect();
         for pid in identity::all() {
             let Some(stat) = identity::stat(pid) else { continue };
-            if stat.group != self.leader.pid || !stat.lives() {
-                continue;
-            }
-            if ours || identity::has_variable(pid, MARKER, &self.marker) {
+            let in_group = ours && stat.group == self.leader.pid;
+            // One that left the group has its marker still, unless it wrote over it.
+            if stat.lives() && (in_group || identity::has_variable(pid, MARKER, &self.marker)) {
                 members.insert(Process { pid, start_time: stat.start_time });
             }
         }
@@ -86,7 +85,8 @@ impl Group {
             }
             let met = if others.is_empty() { janitors } else { others };
             kill_all(&met);
-            if !all_ended(&met, until).await {
+            // Those who are replaced faster than they end are not waited for without an end.
+            if !all_ended(&met, until).await || Instant::now() >= until {
                 let left: Vec<String> =
                     met.iter().map(|process| identity::describe(process.pid)).collect();
                 return Err(left.join(", "));
@@ -109,8 +109,15 @@ fn is_janitor(process: &Process) -> bool {
 /// Whether all of them have ended by then; the kernel tells.
 async fn all_ended(processes: &[Process], until: Instant) -> bool {
     for process in processes {
-        let Ok(Some(handle)) = Handle::open(*process) else { continue };
-        if timeout_at(until, handle.ended()).await.is_err() {
+        let ended = match Handle::open(*process) {
+            Ok(Some(handle)) => timeout_at(until, handle.ended()).await.is_ok(),
+            Ok(None) => true,
+            Err(error) => {
+                tracing::error!(pid = process.pid, %error, "a process of an engine cannot be watched");
+                false
+            }
+        };
+        if !ended {
             return false;
         }
     }
@@ -136,6 +143,7 @@ fn kill(process: Process) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::process::{Spawning, spawn};
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     /// A group whose leader has ended at once, and which has a member that needs this script.
@@ -143,13 +151,15 @@ mod tests {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let script = format!("cd {} && ({member}) & exit 0", dir.display());
         let line = ["sh".to_owned(), "-c".to_owned(), script];
-        let environment = std::env::vars_os().collect();
+        let marker = dir.display().to_string();
+        let mut environment: BTreeMap<_, _> = std::env::vars_os().collect();
+        environment.insert(MARKER.into(), marker.clone().into());
         let leader =
             spawn(Spawning { line: &line, environment: &environment, cwd: None, log }).unwrap();
         let handle = Handle::open(leader).unwrap().unwrap();
         handle.ended().await.unwrap();
         assert_eq!(handle.status().as_deref(), Some("exit code 0"));
-        Group { leader, listed: Vec::new(), marker: "none".to_owned() }
+        Group { leader, listed: Vec::new(), marker }
     }
 
     #[actix_rt::test]
@@ -169,6 +179,22 @@ mod tests {
         group.sweep(Duration::ZERO, Duration::from_secs(10)).await.unwrap();
         assert!(group.members().is_empty());
         assert!(!dir.path().join("tidied").exists());
+    }
+
+    #[actix_rt::test]
+    async fn one_that_left_the_group_is_known_by_its_marker() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = orphaned(dir.path(), "exec setsid sh -c ': >ready; exec sleep 600'").await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !dir.path().join("ready").exists() || group.members().is_empty() {
+            assert!(Instant::now() < deadline, "it is not found");
+            tokio::task::yield_now().await;
+        }
+        let members = group.members();
+        let elsewhere = |m: &Process| identity::stat(m.pid).unwrap().group != group.leader.pid;
+        assert!(members.len() == 1 && members.iter().all(elsewhere), "{members:?}");
+        group.sweep(Duration::ZERO, Duration::from_secs(10)).await.unwrap();
+        assert!(!identity::is_alive(members[0]));
     }
 
     #[actix_rt::test]

@@ -43,7 +43,7 @@ pub fn spawn(spawning: Spawning<'_>) -> io::Result<Process> {
     if let Some(cwd) = spawning.cwd {
         command.current_dir(cwd);
     }
-    let child = command.spawn().map_err(|error| {
+    let mut child = command.spawn().map_err(|error| {
         let cwd = spawning.cwd.filter(|cwd| !cwd.is_dir());
         match cwd {
             Some(cwd) => io::Error::new(error.kind(), format!("no directory {}", cwd.display())),
@@ -52,5 +52,9 @@ pub fn spawn(spawning: Spawning<'_>) -> io::Result<Process> {
     })?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     // Nobody has waited for it yet, so its number is still its own, dead or alive.
-    identity::identify(pid).ok_or_else(|| io::Error::other("the process cannot be seen in /proc"))
+    identity::identify(pid).ok_or_else(|| {
+        // Nobody could watch it, or find it again: it must not stay. It has only just begun.
+        let _ = child.kill().and_then(|()| child.wait());
+        io::Error::other("the process cannot be seen in /proc")
+    })
 }

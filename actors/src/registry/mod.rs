@@ -340,8 +340,9 @@ impl RegistryActor {
     /// Renders the published list with the present activity, off this thread: with thousands of
     /// entries that takes milliseconds.
     fn mark(&mut self, ctx: &mut Context<Self>) {
-        if self.marking {
-            return; // looked at again when that one is done
+        // Looked at again when that one is done; a view that shows it already costs nothing.
+        if self.marking || self.view.load().activity == self.activity {
+            return;
         }
         self.marking = true;
         let (old, activity) = (self.view.load_full(), self.activity.clone());
@@ -360,11 +361,11 @@ impl RegistryActor {
             if !Arc::ptr_eq(&now, &old) || activity != actor.activity {
                 return actor.mark(ctx); // overtaken
             }
+            let mut view = View { activity, ..View::clone(&now) };
             if let Some((list_body, listing)) = marked {
-                let listing = Arc::new(listing);
-                let view = View { listing, list_body, activity, ..View::clone(&now) };
-                actor.view.store(Arc::new(view));
+                (view.list_body, view.listing) = (list_body, Arc::new(listing));
             }
+            actor.view.store(Arc::new(view));
         }));
     }
 }

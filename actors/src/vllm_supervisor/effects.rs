@@ -243,15 +243,15 @@ impl VllmSupervisor {
         self.stop_probing(ctx);
         let generation = engine.generation;
         let group = self.group(&engine);
-        let running = self.running.clone().filter(|r| r.generation == generation);
         let wanted = matches!(self.core.state(), State::Sweeping(_, Why::Wanted));
         let grace = if wanted { TIDY_GRACE } else { Duration::ZERO };
         let work = async move {
             if let Err(who) = group.sweep(grace, SWEEP_PATIENCE).await {
                 return Event::NotSwept(generation, who);
             }
-            if let Some(running) = running {
-                running.handle.reap();
+            // Of whomever it is the child: one that was taken over may be ours.
+            if let Ok(Some(leader)) = Handle::open(engine.process) {
+                leader.reap();
             }
             match port::wait_free(engine.launch.port, PORT_PATIENCE).await {
                 Ok(()) => {}

@@ -46,19 +46,14 @@ pub(super) async fn watch(
     silence: Option<Duration>,
 ) -> Verdict {
     let began = Instant::now();
-    let mut told = None;
+    let mut told = false;
     let (mut size, mut grew) = (log::size(&launch.log), began);
     loop {
         match look(&client, &launch, &group).await {
             Ok(()) => return Verdict::Healthy,
-            Err(NotYet::Stranger) if told.is_none() => {
-                told = port::listener(launch.port);
-                let by = told.as_deref().unwrap_or("somebody else");
-                tracing::warn!(
-                    port = launch.port,
-                    by,
-                    "somebody else answers at the engine's port"
-                );
+            Err(NotYet::Stranger) if !told => {
+                told = true;
+                name_the_stranger(launch.port).await;
             }
             Err(_) => {}
         }
@@ -72,6 +67,14 @@ pub(super) async fn watch(
         let pause = if began.elapsed() < FIRST_TIME { FIRST_PAUSE } else { LATER_PAUSE };
         sleep(pause).await;
     }
+}
+
+/// Once for a start: it costs a look at every process's descriptors.
+async fn name_the_stranger(number: u16) {
+    let found = tokio::task::spawn_blocking(move || port::listener(number)).await;
+    let by = found.ok().flatten();
+    let by = by.as_deref().unwrap_or("a process that cannot be seen from here");
+    tracing::warn!(port = number, by, "somebody else answers at the engine's port");
 }
 
 /// Why an engine is not ready.

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle,
+    WrapFuture,
 };
 use awc::Client;
 use chat_proxy_core::engine::lifecycle::{
@@ -73,11 +74,16 @@ pub struct VllmSupervisor {
     client: Client,
     /// The last report that was sent.
     reported: Option<EngineReport>,
+    /// How many of the core's restarts have been counted.
+    restarts: u64,
     /// What is known of the living process beyond the core's data.
     running: Option<Running>,
     timer: Option<SpawnHandle>,
     probing: Option<SpawnHandle>,
     stuck_look: Option<SpawnHandle>,
+    /// Nothing is started any more.
+    ending: bool,
+    /// Who waits for the end.
     shutting_down: Vec<oneshot::Sender<Ended>>,
     _guard: Guard,
 }
@@ -106,10 +112,12 @@ impl VllmSupervisor {
             client: Client::builder().disable_redirects().finish(),
             parts,
             reported: None,
+            restarts: 0,
             running: None,
             timer: None,
             probing: None,
             stuck_look: None,
+            ending: false,
             shutting_down: Vec::new(),
             _guard: guard,
         }
@@ -152,7 +160,10 @@ impl VllmSupervisor {
     fn send_report(&mut self, report: EngineReport, fresh: bool) {
         let up = report.held.as_ref().is_some_and(|held| held.phase == Phase::Ready);
         self.parts.metrics.backend_up.with_label_values(&["vllm"]).set(i64::from(up));
-        self.parts.metrics.backend_restarts.set(self.core.restarts());
+        // A core that has just been made counts from zero; the figure goes on.
+        let restarts = self.core.restarts();
+        self.parts.metrics.backend_restarts.inc_by(restarts - self.restarts);
+        self.restarts = restarts;
         self.reported = Some(report.clone());
         if let Err(error) = self.parts.arbiter.tell(EngineChanged { report, fresh }) {
             // Its successor asks for a report when it begins.
@@ -234,7 +245,7 @@ impl Handler<SetGoal> for VllmSupervisor {
 
     fn handle(&mut self, goal: SetGoal, ctx: &mut Self::Context) {
         let goal = match goal {
-            SetGoal::Run(_, launch) if !self.shutting_down.is_empty() => {
+            SetGoal::Run(_, launch) if self.ending => {
                 tracing::debug!(model = %launch.model, "nothing is started any more");
                 return;
             }
@@ -258,15 +269,18 @@ impl Handler<Announce> for VllmSupervisor {
 }
 
 impl Handler<ShutDown> for VllmSupervisor {
-    type Result = ResponseFuture<Ended>;
+    type Result = ResponseActFuture<Self, Ended>;
 
     fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) -> Self::Result {
         let (answer, ended) = oneshot::channel();
+        self.ending = true;
         self.shutting_down.push(answer);
         self.apply(Event::Goal(Goal::Down), ctx);
-        Box::pin(async move {
+        // It must die with us: who asks then hears nothing, and asks our successor.
+        let answer = async move {
             ended.await.unwrap_or_else(|_| Ended::Left("its supervisor died".to_owned()))
-        })
+        };
+        Box::pin(answer.into_actor(self))
     }
 }
 
