@@ -135,7 +135,9 @@ fn gpu_arbiter(parts: ArbiterParts, directory: &Directory) -> Factory {
 }
 
 fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {
-    Factory::new(directory, move |guard, _| VllmSupervisor::new(parts.clone(), guard).start())
+    Factory::new(directory, move |guard, again| {
+        VllmSupervisor::new(parts.clone(), again, guard).start()
+    })
 }
 
 fn supervisor(

@@ -450,6 +450,28 @@ fn the_model_list_says_which_model_is_active() {
 }
 
 #[test]
+fn a_running_engine_is_asked_by_the_name_that_it_was_started_with() {
+    let it = Engines::two().start();
+    it.assert_answers("tiny-a");
+    let renamed = it
+        .daemon
+        .registry()
+        .replace("\"served_model_id\":\"tiny-a\"", "\"served_model_id\":\"renamed\"");
+    it.daemon.write_registry(&renamed);
+    eventually("the edit is seen", BOUND, || {
+        let list = Ask::get("/v1/models").reply(it.daemon.addr()).text();
+        list.contains("renamed").then_some(())
+    });
+    it.assert_answers("tiny-a");
+    assert_eq!(it.starts(), ["tiny-a"], "it serves on");
+    assert_eq!(it.daemon.log_lines(2)[1]["model_backend_id"], "tiny-a");
+    // Started anew, it has its new name.
+    it.assert_answers("tiny-b");
+    let reply = it.hello("tiny-a");
+    assert_eq!(text_of(&reply), greeting("renamed"), "{}", reply.text());
+}
+
+#[test]
 fn a_second_daemon_at_the_same_state_file_says_who_has_it_and_ends() {
     let it = Engines::two().start();
     let state = it.daemon.path(STATE);

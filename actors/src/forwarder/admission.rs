@@ -29,6 +29,9 @@ use crate::transcript::Transcript;
 const LOOK: Duration = Duration::from_millis(10);
 /// And for this long.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// So many arbiters may die while a request waits: if it is the request that kills them, it must not
+/// have them all.
+const MAX_DEATHS: u32 = 3;
 
 /// What is asked for.
 pub(super) struct Wanted<'a> {
@@ -77,11 +80,11 @@ async fn turn(
     let every = shared.settings.heartbeat.limit().filter(|_| wanted.stream);
     let mut heart = Heart::new(every);
     let mut alone_since: Option<Instant> = None;
-    loop {
+    let mut deaths = 0;
+    while deaths < MAX_DEATHS {
         let Some(mut wait) = Wait::begin(shared, wanted, transcript) else {
             if alone_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                let message = "nobody decides about the GPU: the proxy failed";
-                return Err(NoTurn::Refused(ApiError::new(Code::Internal, message)));
+                break;
             }
             pause(reply).await?;
             continue;
@@ -92,9 +95,11 @@ async fn turn(
             Some(Outcome::Refused(error)) => return Err(NoTurn::Refused(error)),
             // The arbiter died and took the place in the queue with it, or answered somebody
             // else's question: its successor is asked, with the arrival that orders us.
-            Some(Outcome::Activated) | None => {}
+            Some(Outcome::Activated) | None => deaths += 1,
         }
     }
+    let message = "nobody decides about the GPU: a part of the proxy failed";
+    Err(NoTurn::Refused(ApiError::new(Code::Internal, message)))
 }
 
 async fn pause(reply: &mut Reply) -> Result<(), NoTurn> {

@@ -5,16 +5,16 @@
 
 use bytes::Bytes;
 use chat_proxy_core::chat::request::ChatRequest;
-use chat_proxy_core::registry::{Endpoint, Placement};
+use chat_proxy_core::registry::Placement;
 use chat_proxy_core::{ApiError, Code};
 
 use super::Shared;
 use super::messages::RequestMeta;
-use super::task::Cargo;
+use super::task::{Cargo, Target};
 use super::upstream::Upstream;
 use crate::transcript::Transcript;
 
-/// A request that is ready to go upstream.
+/// What is known of a request before it goes upstream.
 pub(super) struct Prepared {
     /// The client wants a stream.
     pub(super) stream: bool,
@@ -22,16 +22,18 @@ pub(super) struct Prepared {
     pub(super) wants_usage: bool,
     /// The logical name.
     pub(super) model: String,
+    /// What its backend calls it, by the registry.
+    pub(super) served_id: String,
     /// Who answers for it.
     pub(super) placement: Placement,
 }
 
-/// Reads the request and finds its model; the second part is what is sent.
+/// Reads the request and finds its model; the second part is what is to be sent.
 pub(super) fn prepare(
     shared: &Shared,
     body: Bytes,
     transcript: &mut Transcript,
-) -> Result<(Prepared, Vec<Bytes>), ApiError> {
+) -> Result<(Prepared, ChatRequest), ApiError> {
     let request = ChatRequest::parse(body)?;
     transcript.record().stream = request.stream();
     let asked = request.model().or(shared.settings.default_model.as_deref());
@@ -52,9 +54,10 @@ pub(super) fn prepare(
         stream: request.stream(),
         wants_usage: request.wants_usage(),
         model: entry.name.clone(),
+        served_id: entry.served_id().to_owned(),
         placement: placement.clone(),
     };
-    Ok((prepared, request.upstream_body(entry.served_id())))
+    Ok((prepared, request))
 }
 
 fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
@@ -79,17 +82,15 @@ pub(super) fn no_ollama(model: &str) -> ApiError {
 pub(super) fn dispatch(
     shared: &Shared,
     prepared: &Prepared,
-    endpoint: &Endpoint,
+    target: &Target<'_>,
     meta: &RequestMeta,
     cargo: Cargo,
-    may_return: bool,
 ) -> Result<Upstream, ApiError> {
-    let client = shared.clients.get(endpoint).map_err(|error| {
+    let client = shared.clients.get(target.endpoint).map_err(|error| {
         // The path is the operator's business, not the client's.
         tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
         ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
             .hint("the proxy's own log says why")
     })?;
-    let path = "/chat/completions";
-    Upstream::send(&client, endpoint, path, prepared.stream, meta, cargo, may_return)
+    Upstream::send(&client, target, "/chat/completions", prepared.stream, meta, cargo)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
+use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::engine::Launch;
 use chat_proxy_core::registry::{Endpoint, Placement};
 
@@ -41,8 +42,18 @@ struct Incoming {
 
 /// What is sent, and what is held while it is.
 pub(super) struct Cargo {
-    pub(super) body: Vec<Bytes>,
+    pub(super) request: ChatRequest,
     pub(super) share: Box<dyn Any + Send>,
+}
+
+/// Where it is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// What the model is called there.
+    pub(super) served_id: &'a str,
+    /// A request that was not answered a byte comes back, to be sent again.
+    pub(super) may_return: bool,
 }
 
 /// A request that its backend refused or dropped before it answered a byte, with all that is needed
@@ -55,16 +66,17 @@ pub(super) struct Unsent {
 
 async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &mut Transcript) {
     let Incoming { body, share, meta } = incoming;
-    let (prepared, body) = match prepare(shared, body, transcript) {
+    let (prepared, request) = match prepare(shared, body, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
+    let cargo = Cargo { request, share };
     let request = Request { shared, prepared: &prepared, meta: &meta };
-    let cargo = Cargo { body, share };
     match &prepared.placement {
         Placement::SinglePort(launch) => request.supervised(launch, cargo, reply, transcript).await,
         Placement::External(endpoint) => {
-            let unsent = request.forward(endpoint, cargo, false, reply, transcript).await;
+            let target = Target { endpoint, served_id: &prepared.served_id, may_return: false };
+            let unsent = request.forward(target, cargo, reply, transcript).await;
             if let Some(unsent) = unsent {
                 unsent.reply.refuse(unsent.error, transcript);
             }
@@ -94,11 +106,14 @@ impl Request<'_> {
             let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await else {
                 return;
             };
-            let may_return = refused_by.is_none();
-            let endpoint = &permit.launch.endpoint;
-            let sent = self.forward(endpoint, cargo, may_return, held, transcript).await;
+            // The engine that runs may have been started before the entry was changed: it is asked
+            // by the name that it knows.
+            let Launch { endpoint, served_id, .. } = &*permit.launch;
+            transcript.record().model_backend_id = Some(served_id.clone());
+            let target = Target { endpoint, served_id, may_return: refused_by.is_none() };
+            let sent = self.forward(target, cargo, held, transcript).await;
             let Some(unsent) = sent else { return };
-            if !may_return {
+            if !target.may_return {
                 return unsent.reply.refuse(unsent.error, transcript);
             }
             tracing::warn!(error = %unsent.error, "sent back to the queue");
@@ -111,15 +126,15 @@ impl Request<'_> {
     /// Sends the request and streams the answer; gives it back if it may return and must.
     async fn forward(
         &self,
-        endpoint: &Endpoint,
+        target: Target<'_>,
         cargo: Cargo,
-        may_return: bool,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Unsent> {
         let _at_backend = transcript.at_backend();
         let Request { shared, prepared, meta } = self;
-        let upstream = match dispatch(shared, prepared, endpoint, meta, cargo, may_return) {
+        let endpoint = target.endpoint;
+        let upstream = match dispatch(shared, prepared, &target, meta, cargo) {
             Ok(upstream) => upstream,
             Err(error) => {
                 reply.refuse(error, transcript);

@@ -15,13 +15,13 @@ use awc::error::{ConnectError, SendRequestError};
 use awc::http::{StatusCode, header};
 use awc::{Client, ClientResponse, SendClientRequest};
 use bytes::Bytes;
-use chat_proxy_core::registry::Endpoint;
+use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::{ApiError, Code};
 use futures_core::Stream;
 
 use super::body::Pieces;
 use super::messages::RequestMeta;
-use super::task::Cargo;
+use super::task::{Cargo, Target};
 
 /// What comes from a backend.
 pub(super) enum Event {
@@ -65,23 +65,23 @@ pub(super) struct Upstream {
 /// See [`Upstream::held`].
 struct Held {
     share: Box<dyn Any + Send>,
-    again: Option<Vec<Bytes>>,
+    again: Option<ChatRequest>,
 }
 
 impl Upstream {
     /// Sends a request; nothing happens until it is polled.
     pub(super) fn send(
         client: &Client,
-        endpoint: &Endpoint,
+        target: &Target<'_>,
         path: &str,
         stream: bool,
         meta: &RequestMeta,
         cargo: Cargo,
-        may_return: bool,
     ) -> Result<Upstream, ApiError> {
-        let Cargo { body, share } = cargo;
-        // Pieces are slices of the client's body: keeping them copies nothing.
-        let again = may_return.then(|| body.clone());
+        let (endpoint, Cargo { request: asked, share }) = (target.endpoint, cargo);
+        // The pieces are slices of the client's body: keeping that copies nothing.
+        let body = asked.upstream_body(target.served_id);
+        let again = target.may_return.then_some(asked);
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut request = client
             .post(endpoint.url(path))
@@ -151,8 +151,8 @@ impl Upstream {
             Err(error) => {
                 let told = explain(&error, &self.address);
                 match held {
-                    Some(Held { share, again: Some(body) }) if is_unanswered(&error) => {
-                        self.over(Event::Unsent(told, Cargo { body, share }))
+                    Some(Held { share, again: Some(request) }) if is_unanswered(&error) => {
+                        self.over(Event::Unsent(told, Cargo { request, share }))
                     }
                     _ => self.over(Event::Failed(told)),
                 }

@@ -64,10 +64,31 @@ pub fn command_line(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// A process for people: pid and command line.
+/// A process for people: pid and command line, without what looks like a secret.
 pub fn describe(pid: i32) -> String {
-    let line: String = command_line(pid).join(" ").chars().take(200).collect();
+    let line: String = without_secrets(command_line(pid)).join(" ").chars().take(200).collect();
     if line.is_empty() { format!("pid {pid}") } else { format!("pid {pid} ({line})") }
+}
+
+/// Words of flags whose values are nobody's business.
+const SECRETS: [&str; 5] = ["key", "token", "secret", "password", "auth"];
+
+/// `--api-key sk-1` and `--api-key=sk-1` without the key: clients read of strangers on our port.
+fn without_secrets(words: Vec<String>) -> Vec<String> {
+    let secret = |flag: &str| {
+        let flag = flag.to_ascii_lowercase();
+        flag.starts_with('-') && SECRETS.iter().any(|word| flag.contains(word))
+    };
+    let mut behind_secret = false;
+    let hide = |word: String| match word.split_once('=') {
+        Some((flag, _)) if secret(flag) => format!("{flag}=…"),
+        _ => {
+            let hidden = behind_secret && !word.starts_with('-');
+            behind_secret = secret(&word) && !word.contains('=');
+            if hidden { "…".to_owned() } else { word }
+        }
+    };
+    words.into_iter().map(hide).collect()
 }
 
 /// Whether the process was started with this variable set so. Engines may overwrite theirs, so a
@@ -93,6 +114,17 @@ mod tests {
         let text = "7 (a) b (x)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
         assert_eq!(parse(text), Some(Stat { state: 'S', group: 42, start_time: 987_654 }));
         assert_eq!(parse("7 (a"), None);
+    }
+
+    #[test]
+    fn secrets_on_a_command_line_are_not_repeated() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let line = "vllm serve m --api-key sk-1 --port 8 --HF-Token=x --max-tokens 9 --key --flag";
+        let shown = without_secrets(words(line)).join(" ");
+        assert_eq!(
+            shown,
+            "vllm serve m --api-key … --port 8 --HF-Token=… --max-tokens … --key --flag"
+        );
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::process::{Handle, Spawning, identity, port, spawn};
 /// The port of an engine that has just gone, or of one that loads elsewhere, becomes free within
 /// this, or somebody is named.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
+/// The processes of a loading engine are listed this often.
+const MEMBERS_LOOK: Duration = Duration::from_secs(2);
 /// After an ordinary stop the rest of the group may end by itself for this long.
 const TIDY_GRACE: Duration = Duration::from_secs(2);
 /// What SIGKILL does not end within this is stuck.
@@ -56,7 +58,9 @@ impl VllmSupervisor {
             spawned: clock::now().saturating_sub(age.unwrap_or_default()),
         };
         let was_ready = state.phase == Phase::Ready;
-        let wanted = wanted.is_some() && state.phase != Phase::Stopping;
+        // An actor that takes another one's place keeps what that had running, with its requests in
+        // flight; a daemon keeps what the registry still wants.
+        let wanted = (wanted.is_some() || self.again) && state.phase != Phase::Stopping;
         Some(Found { engine, alive, wanted, was_ready })
     }
 
@@ -149,6 +153,7 @@ impl VllmSupervisor {
         self.remember(engine, Phase::Starting);
         self.hear_of_its_end(engine, handle, ctx);
         self.probe(engine, ctx);
+        self.list_members(engine, ctx);
         None
     }
 
@@ -191,31 +196,35 @@ impl VllmSupervisor {
         }
     }
 
-    /// It is ready: who belongs to it is remembered, for later its leader may be gone and its
-    /// processes have other names.
-    pub(super) fn settle_ready(&mut self, engine: Engine, ctx: &mut Context<Self>) {
+    pub(super) fn settle_ready(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
         let took = clock::now().saturating_sub(engine.spawned);
         tracing::info!(model = %engine.launch.model, ?took, "engine ready");
-        self.remember(&engine, Phase::Ready);
-        let group = self.group(&engine);
-        let work = async move { group.members_soon().await };
-        ctx.spawn(work.into_actor(self).map(move |members, supervisor, _| {
-            let running = supervisor.running.as_mut();
-            if let Some(running) = running.filter(|r| r.generation == engine.generation) {
-                running.members = members;
-                supervisor.remember_again(&engine);
-            }
-        }));
+        self.remember(engine, Phase::Ready);
+        self.list_members(engine, ctx);
     }
 
-    /// With the members that have been found, if the engine is still ready.
-    fn remember_again(&self, engine: &Engine) {
-        let state = self.core.state();
-        if matches!(state, State::Ready(ready, _)
-            if ready.generation == engine.generation)
-        {
-            self.remember(engine, Phase::Ready);
-        }
+    /// Who belongs to the engine is remembered, for later its leader may be gone and its processes
+    /// have other names. While it loads it gets more of them: they are looked for again and again.
+    fn list_members(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
+        let (group, engine) = (self.group(engine), engine.clone());
+        let work = async move { group.members_soon().await };
+        ctx.spawn(work.into_actor(self).map(move |members, supervisor, ctx| {
+            let phase = match supervisor.core.state() {
+                State::Starting(now, _) if now.generation == engine.generation => Phase::Starting,
+                State::Ready(now, _) if now.generation == engine.generation => Phase::Ready,
+                _ => return,
+            };
+            let Some(running) = &mut supervisor.running else { return };
+            if running.members != members {
+                running.members = members;
+                supervisor.remember(&engine, phase);
+            }
+            if phase == Phase::Starting {
+                ctx.run_later(MEMBERS_LOOK, move |supervisor, ctx| {
+                    supervisor.list_members(&engine, ctx);
+                });
+            }
+        }));
     }
 
     pub(super) fn terminate(&mut self, engine: &Engine, ctx: &mut Context<Self>) {

@@ -81,6 +81,8 @@ pub struct VllmSupervisor {
     timer: Option<SpawnHandle>,
     probing: Option<SpawnHandle>,
     stuck_look: Option<SpawnHandle>,
+    /// It takes the place of one that died.
+    again: bool,
     /// Nothing is started any more.
     ending: bool,
     /// Who waits for the end.
@@ -104,8 +106,8 @@ impl std::fmt::Debug for crate::process::Handle {
 }
 
 impl VllmSupervisor {
-    /// A supervisor that has not looked around yet.
-    pub fn new(parts: SupervisorParts, guard: Guard) -> Self {
+    /// A supervisor that has not looked around yet; `again`: it takes the place of one that died.
+    pub fn new(parts: SupervisorParts, again: bool, guard: Guard) -> Self {
         VllmSupervisor {
             core: Lifecycle::new(parts.rules.clone()),
             memory: Memory::at(parts.state_path.clone()),
@@ -117,6 +119,7 @@ impl VllmSupervisor {
             timer: None,
             probing: None,
             stuck_look: None,
+            again,
             ending: false,
             shutting_down: Vec::new(),
             _guard: guard,
@@ -218,7 +221,7 @@ impl VllmSupervisor {
             Effect::CheckPort(generation, port) => self.check_port(generation, port, ctx),
             Effect::Spawn(generation, launch) => return Some(self.spawn(generation, &launch)),
             Effect::Watch(engine) => return self.watch(&engine, ctx),
-            Effect::Settle(engine) => self.settle_ready(engine, ctx),
+            Effect::Settle(engine) => self.settle_ready(&engine, ctx),
             Effect::Terminate(engine) => self.terminate(&engine, ctx),
             Effect::Kill(engine) => self.kill(&engine, ctx),
             Effect::Sweep(engine) => self.sweep(engine, ctx),

@@ -87,7 +87,7 @@ fn house_of(command: Vec<String>, rules: LifecycleRules) -> House {
 }
 
 fn start(parts: &SupervisorParts) -> Addr<VllmSupervisor> {
-    VllmSupervisor::new(parts.clone(), Guard::unwatched(Role::Vllm)).start()
+    VllmSupervisor::new(parts.clone(), false, Guard::unwatched(Role::Vllm)).start()
 }
 
 /// Looks until it holds.

@@ -102,6 +102,9 @@ struct Swap {
     answer: f64,
 }
 
+/// Reads one part of a swap.
+type Part = fn(&Swap) -> f64;
+
 impl Swap {
     fn ours(&self) -> f64 {
         self.total - self.stop - self.load
@@ -148,7 +151,7 @@ fn print(options: &Options, measured: &[Swap]) -> Result<bool, Fault> {
         options.stop_ms
     )?;
     writeln!(out, "| part | median | least | most |\n|---|---|---|---|")?;
-    let rows: [(&str, fn(&Swap) -> f64); 7] = [
+    let rows: [(&str, Part); 7] = [
         ("request to answer", |s| s.total),
         ("the old engine's own stop", |s| s.stop),
         ("the new engine's own load", |s| s.load),

@@ -190,6 +190,11 @@ impl Daemon {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).try_iter().collect()
     }
 
+    /// The registry's text.
+    pub fn registry(&self) -> String {
+        fs::read_to_string(self.path(REGISTRY)).expect("registry")
+    }
+
     /// Replaces the registry's text.
     pub fn write_registry(&self, text: &str) {
         fs::write(self.path(REGISTRY), text).expect("registry");

@@ -13,6 +13,7 @@ mod world;
 use std::sync::LazyLock;
 
 use super::*;
+use crate::engine::{Cause, EngineReport, Held, Phase};
 use crate::registry::{EndpointRules, Placement, Snapshot};
 
 const fn s(seconds: u64) -> Duration {

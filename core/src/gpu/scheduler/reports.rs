@@ -1,0 +1,219 @@
+//! The engine's reports, held against what is believed.
+//!
+//! Owns: what a report changes, and which reports come too late to change anything. Must never do:
+//! take a report for a change: each is the whole truth at its moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Clearing, Effect, Gpu, Reason, Refusal, Resident, Scheduler, Stuck};
+use crate::engine::lifecycle::Moment;
+use crate::engine::{Cause, EngineReport, Held, Launch, Phase};
+use crate::ids::{Generation, ModelName};
+
+/// Requests of an engine that died get this long to see its connections close by themselves.
+const LOST_GRACE: Duration = Duration::from_secs(2);
+/// Models whose load times are remembered.
+const MAX_REMEMBERED: usize = 1024;
+
+impl Scheduler {
+    /// A report, against what is believed.
+    pub(super) fn engine(
+        &mut self,
+        report: EngineReport,
+        in_flight: usize,
+        fresh: bool,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let EngineReport { held, newest: known } = report;
+        self.newest = self.newest.max(known);
+        let believed = self.believed();
+        let late = known < self.heard
+            || match believed {
+                // Said before it heard of that start.
+                Some(generation) => known < generation,
+                None => held.as_ref().is_some_and(|held| held.generation <= self.over),
+            };
+        if late && !fresh {
+            return;
+        }
+        self.heard = known;
+        // It knows of a newer one and holds only what is left of an older one: nothing runs.
+        let held = held.filter(|held| {
+            !matches!(held.phase, Phase::Failed(_)) || believed.is_none_or(|g| g <= held.generation)
+        });
+        match (believed, held) {
+            (None, held) => self.learn(held, in_flight, now, out),
+            // What its predecessor could not end may have been taken over.
+            (Some(_), held) if fresh && matches!(self.gpu, Gpu::Stuck(_)) => {
+                self.learn(held, in_flight, now, out);
+            }
+            (Some(generation), Some(held)) if held.generation == generation => {
+                self.news(held, fresh, now, out);
+            }
+            // It is to go first, and cannot.
+            (Some(_), Some(Held { generation, phase: Phase::Stuck(cause), .. }))
+                if matches!(self.gpu, Gpu::Loading(..)) =>
+            {
+                self.stuck(generation, cause, out);
+            }
+            // Of an older start, or of none: only a new supervisor's word counts then.
+            (Some(_), held) if fresh => self.supervisor_forgot(held, in_flight, now, out),
+            // A start that this scheduler's predecessor had asked for.
+            (Some(generation), Some(held)) if held.generation > generation => {
+                self.learn(Some(held), in_flight, now, out);
+            }
+            (Some(_), None) => self.vanished(now, out),
+            (Some(_), Some(_)) => {}
+        }
+    }
+
+    /// The start that is believed to hold the GPU.
+    pub(super) fn believed(&self) -> Option<Generation> {
+        match &self.gpu {
+            Gpu::Unknown | Gpu::Empty => None,
+            Gpu::Loading(generation, ..) => Some(*generation),
+            Gpu::Resident(resident) => Some(resident.generation),
+            Gpu::Clearing(clearing) => Some(clearing.generation),
+            Gpu::Stuck(stuck) => Some(stuck.generation),
+        }
+    }
+
+    /// Any => whatever the report says.
+    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment, out: &mut Vec<Effect>) {
+        let Some(Held { generation, launch, phase }) = held else {
+            self.gpu = Gpu::Empty;
+            return;
+        };
+        let used = in_flight > 0;
+        self.gpu = match phase {
+            Phase::Failed(_) => Gpu::Empty,
+            Phase::Stuck(cause) => return self.stuck(generation, cause, out),
+            // One that is in use has been ready: its supervisor is new, and looks whether it still is.
+            Phase::BackingOff | Phase::Starting if !used => Gpu::Loading(generation, launch, now),
+            Phase::BackingOff | Phase::Starting | Phase::Ready => {
+                Gpu::Resident(Resident { generation, launch, since: now, in_flight, closing: None })
+            }
+            Phase::Leaving => {
+                let cut_at = used.then_some(now + LOST_GRACE);
+                Gpu::Clearing(Clearing { generation, launch, since: now, in_flight, cut_at })
+            }
+        };
+    }
+
+    /// Any => Stuck: nobody gets a turn until it is gone.
+    fn stuck(&mut self, generation: Generation, cause: Cause, out: &mut Vec<Effect>) {
+        for ticket in self.waiters.take_all() {
+            out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+        }
+        (self.gpu, self.decided) = (Gpu::Stuck(Stuck { generation, cause }), None);
+    }
+
+    /// News of the very start that holds the GPU.
+    fn news(&mut self, held: Held, fresh: bool, now: Moment, out: &mut Vec<Effect>) {
+        let Held { generation, launch, phase } = held;
+        match (&self.gpu, phase) {
+            (_, Phase::Stuck(cause)) => self.stuck(generation, cause, out),
+            (Gpu::Loading(..), Phase::Ready) => self.loaded(generation, launch, now, out),
+            (Gpu::Loading(..), Phase::Failed(cause)) => {
+                for ticket in self.waiters.take_of(&launch.model) {
+                    out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+                }
+                self.gone();
+                self.decided = None;
+            }
+            // A new supervisor has taken it over and does not know that it is to go.
+            (Gpu::Clearing(_), Phase::BackingOff | Phase::Starting | Phase::Ready) if fresh => {
+                out.push(Effect::Stop(generation));
+            }
+            // At last.
+            (Gpu::Stuck(_), Phase::Leaving) => {
+                self.gpu = Gpu::Clearing(Clearing {
+                    generation,
+                    launch,
+                    since: now,
+                    in_flight: 0,
+                    cut_at: None,
+                });
+            }
+            // Its engine died: what it left is being swept, and then there is another report.
+            (Gpu::Resident(resident), Phase::Leaving) => {
+                self.gpu = Gpu::Clearing(Clearing {
+                    generation,
+                    launch,
+                    since: now,
+                    in_flight: resident.in_flight,
+                    cut_at: Some(now + LOST_GRACE),
+                });
+            }
+            (Gpu::Resident(_) | Gpu::Clearing(_) | Gpu::Stuck(_), Phase::Failed(_)) => self.gone(),
+            _ => {}
+        }
+    }
+
+    /// Loading => Resident, and its whole batch is served.
+    fn loaded(
+        &mut self,
+        generation: Generation,
+        launch: Arc<Launch>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let began = match &self.gpu {
+            Gpu::Loading(_, _, since) => *since,
+            _ => now,
+        };
+        let (decided, reason) = self.decided.take().unwrap_or((began, Reason::Request));
+        let took = now.saturating_sub(decided);
+        if self.swap_times.len() >= MAX_REMEMBERED {
+            self.swap_times.clear();
+        }
+        self.swap_times
+            .entry(launch.model.clone())
+            .and_modify(|known| *known = (*known * 3 + took) / 4)
+            .or_insert(took);
+        out.push(Effect::SwapDone { to: launch.model.clone(), reason, took });
+        self.gpu =
+            Gpu::Resident(Resident { generation, launch, since: now, in_flight: 0, closing: None });
+        self.grant_waiting(now, Some(began), out);
+    }
+
+    /// Loading => (Loading | Empty); Resident | Clearing | Stuck => Empty. A load vanishes when a
+    /// new supervisor only sweeps it up: it had no answer, and those who wait for it need another.
+    fn vanished(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let may_start = |model: &ModelName| {
+            self.waiters.asked_by_hand(model)
+                || self.rules.start_on_request && self.waiters.any_of(model)
+        };
+        match &self.gpu {
+            Gpu::Loading(_, launch, _) if may_start(&launch.model) => {
+                let launch = launch.clone();
+                self.run(launch, now, out);
+            }
+            _ => self.gone(),
+        }
+    }
+
+    /// Any => Empty.
+    fn gone(&mut self) {
+        self.over = self.over.max(self.believed().unwrap_or_default());
+        self.gpu = Gpu::Empty;
+    }
+
+    /// A supervisor that has just begun does not know what its predecessor was told.
+    fn supervisor_forgot(
+        &mut self,
+        held: Option<Held>,
+        in_flight: usize,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        match &self.gpu {
+            Gpu::Loading(generation, launch, _) => {
+                out.push(Effect::Run(*generation, launch.clone()));
+            }
+            _ => self.learn(held, in_flight, now, out),
+        }
+    }
+}

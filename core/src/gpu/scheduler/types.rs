@@ -1,0 +1,233 @@
+//! What the scheduler is told, what it says, and what it believes.
+//!
+//! Owns: the shapes. Must never do: decide.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::waiters::Waiter;
+use crate::engine::lifecycle::Moment;
+use crate::engine::{Cause, EngineReport, Launch};
+use crate::ids::{Generation, ModelName, Ticket};
+
+/// Bounds.
+#[derive(Debug, Clone)]
+pub struct SchedulerRules {
+    /// Requests that may wait, over all models.
+    pub max_queue: usize,
+    /// Longest wait before its own load begins; `None`: no limit.
+    pub max_wait: Option<Duration>,
+    /// A request causes a swap at the latest after this.
+    pub swap_wait: Duration,
+    /// A swap cuts what still runs after this; `None`: it never does.
+    pub swap_drain: Option<Duration>,
+    /// Requests may cause a load; by hand it is always possible.
+    pub start_on_request: bool,
+}
+
+/// What holds the GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gpu {
+    /// Not known yet.
+    Unknown,
+    /// Nothing.
+    Empty,
+    /// A model that loads, since this moment.
+    Loading(Generation, Arc<Launch>, Moment),
+    /// A model that serves.
+    Resident(Resident),
+    /// A model that goes.
+    Clearing(Clearing),
+    /// Something that cannot be ended.
+    Stuck(Stuck),
+}
+
+/// A model that serves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resident {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What it is.
+    pub launch: Arc<Launch>,
+    /// Since when.
+    pub since: Moment,
+    /// Permits that are out.
+    pub in_flight: usize,
+    /// It only finishes what it has.
+    pub closing: Option<Closing>,
+}
+
+/// A resident that takes nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// On whose account.
+    pub cause: ClosingCause,
+    /// When what still runs is cut.
+    pub cut_at: Option<Moment>,
+}
+
+/// On whose account a resident closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosingCause {
+    /// Of somebody who waits for another model; when he goes, it opens again.
+    Waiter,
+    /// Of an order to stop.
+    Order,
+}
+
+/// A model that goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clearing {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What it is.
+    pub launch: Arc<Launch>,
+    /// Since when.
+    pub since: Moment,
+    /// Permits that are still out: only of an engine that died.
+    pub in_flight: usize,
+    /// When they are cut.
+    pub cut_at: Option<Moment>,
+}
+
+/// A model that cannot be ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stuck {
+    /// Which start of it.
+    pub generation: Generation,
+    /// What is known of it.
+    pub cause: Cause,
+}
+
+/// Why the GPU changes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A request for another model.
+    Request,
+    /// By hand.
+    Manual,
+}
+
+impl Reason {
+    /// The word for it, in lists and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Request => "request",
+            Reason::Manual => "manual",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Somebody wants a turn.
+    Admit(Waiter),
+    /// Somebody does not want it any more.
+    Abandon(Ticket),
+    /// So many permits of a generation are out, by the ledger.
+    InFlight(Generation, usize),
+    /// The engine, as it is now; and the permits that are out of the generation it names.
+    /// `fresh`: its supervisor has just begun, and may not know what it was told before.
+    Engine {
+        /// The report.
+        report: EngineReport,
+        /// Permits of that generation that are out.
+        in_flight: usize,
+        /// Whether its supervisor has just begun.
+        fresh: bool,
+    },
+    /// Stop whatever is resident; `force` cuts what runs.
+    Deactivate {
+        /// Cut, instead of letting finish.
+        force: bool,
+    },
+    /// The daemon ends: nobody waits any more.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// A permit for this ticket.
+    Grant {
+        /// Whose.
+        ticket: Ticket,
+        /// For which start.
+        generation: Generation,
+        /// Where.
+        launch: Arc<Launch>,
+        /// How long it waited for a turn.
+        queued: Duration,
+        /// How long it waited for the load.
+        loading: Duration,
+    },
+    /// The model that was asked for by hand serves.
+    Activated(Ticket),
+    /// No.
+    Refuse(Ticket, Refusal),
+    /// Start this.
+    Run(Generation, Arc<Launch>),
+    /// Stop what runs.
+    Stop(Generation),
+    /// End the requests that use this.
+    Cut(Generation),
+    /// The GPU goes from one model to another, or to the first one.
+    SwapBegan {
+        /// What was resident.
+        from: Option<ModelName>,
+        /// What shall be.
+        to: ModelName,
+        /// Why.
+        reason: Reason,
+    },
+    /// It serves, so long after the decision.
+    SwapDone {
+        /// What is resident now.
+        to: ModelName,
+        /// Why.
+        reason: Reason,
+        /// From the decision to ready.
+        took: Duration,
+    },
+}
+
+/// Why somebody gets no turn.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// Too many wait already.
+    QueueFull {
+        /// So many.
+        waiting: usize,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// It waited for as long as it may.
+    QueueTimeout {
+        /// So long.
+        waited: Duration,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The model did not come up.
+    Failed(Cause),
+    /// Requests start nothing here.
+    AutostartOff,
+    /// Somebody stopped it by hand.
+    Stopped,
+    /// The daemon ends.
+    Draining,
+}
+
+/// What an order to stop met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopping {
+    /// Nothing was there.
+    Idle,
+    /// It goes now.
+    Now(ModelName),
+    /// It goes when so many requests have finished.
+    WaitsFor(ModelName, usize),
+}
