@@ -74,6 +74,8 @@ pub(crate) enum ServeError {
     Lock(#[from] LockError),
     #[error("the {} actor keeps dying", .0.as_str())]
     Hopeless(Role),
+    #[error("nobody watches over the actors any more: a defect")]
+    Unwatched,
 }
 
 /// What the outside asks of a running daemon.
@@ -198,12 +200,13 @@ impl Daemon {
                         Ok(Err(error)) => error,
                         Err(panic) => io::Error::other(panic),
                     };
+                    self.house.ledger.drain();
                     self.stop_engine(&mut orders).await;
                     self.close_log().await;
                     return Err(ServeError::Server(error));
                 }
                 hopeless = self.house.hopeless.recv() => {
-                    break hopeless.map_or(Ok(()), |role| Err(ServeError::Hopeless(role)));
+                    break Err(hopeless.map_or(ServeError::Unwatched, ServeError::Hopeless));
                 }
                 order = orders.recv() => match order {
                     Some(Order::Reload) => self.reload(),
