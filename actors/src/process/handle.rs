@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::identity;
 
 /// See the module.
+#[derive(Debug)]
 pub struct Handle {
     process: Process,
     fd: AsyncFd<OwnedFd>,

@@ -15,6 +15,7 @@ pub mod messages;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
@@ -34,6 +35,7 @@ use crate::clock;
 use crate::directory::Port;
 use crate::gpu_arbiter::messages::EngineChanged;
 use crate::metrics::Metrics;
+use crate::process::Handle;
 use crate::process::group::Group;
 use crate::registry::RegistryView;
 use crate::root::Guard;
@@ -96,13 +98,7 @@ struct Running {
     generation: Generation,
     started_at: f64,
     members: Vec<Process>,
-    handle: std::sync::Arc<crate::process::Handle>,
-}
-
-impl std::fmt::Debug for crate::process::Handle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handle({:?})", self.process())
-    }
+    handle: Arc<Handle>,
 }
 
 impl VllmSupervisor {
