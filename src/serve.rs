@@ -21,11 +21,11 @@ use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use chat_proxy_actors::directory::{Directory, Port};
+use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
+use chat_proxy_actors::guard::Role;
 use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::registry::Reload;
-use chat_proxy_actors::root::Role;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use chat_proxy_core::config::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -223,7 +223,7 @@ impl Daemon {
     }
 
     fn reload(&self) {
-        let registry = Port::to(&self.house.directory, |book| book.registry.clone());
+        let registry = self.house.directory.port(|book| book.registry.clone());
         if let Err(error) = registry.tell(Reload) {
             // Its successor reads the files in any case.
             tracing::warn!(%error, "the registry's reader is being rebuilt");
@@ -233,7 +233,7 @@ impl Daemon {
     async fn shut_down(&self, orders: &mut mpsc::Receiver<Order>) {
         self.life.drain();
         self.house.ledger.drain();
-        let arbiter = Port::to(&self.house.directory, |book| book.arbiter.clone());
+        let arbiter = self.house.directory.port(|book| book.arbiter.clone());
         // An arbiter that is being rebuilt finds the order in the ledger.
         let _ = arbiter.tell(Drain);
         let running = self.life.running();
@@ -271,7 +271,7 @@ impl Daemon {
             ended = &mut stopping => ended,
             () = second_stop(orders) => {
                 tracing::warn!("told twice: the engine is killed");
-                let supervisor = Port::to(&self.house.directory, |book| book.vllm.clone());
+                let supervisor = self.house.directory.port(|book| book.vllm.clone());
                 if let Err(error) = supervisor.tell(Hurry) {
                     tracing::warn!(%error, "the supervisor did not hear it");
                 }
@@ -287,7 +287,7 @@ impl Daemon {
 
     /// Asks until somebody answers: a supervisor that dies now is rebuilt and takes the engine over.
     async fn ask_for_end(&self) -> Ended {
-        let supervisor = Port::to(&self.house.directory, |book| book.vllm.clone());
+        let supervisor = self.house.directory.port(|book| book.vllm.clone());
         let mut told = false;
         loop {
             match supervisor.ask(ShutDown, self.engine_budget).await {

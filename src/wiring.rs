@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter};
 use chat_proxy_actors::clock;
-use chat_proxy_actors::directory::{Directory, Port};
-use chat_proxy_actors::forwarder::ForwarderFactory;
+use chat_proxy_actors::directory::Directory;
+use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
+use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
-use chat_proxy_actors::root::{Ending, Factory, Guard, Role, Root};
+use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::transcript::Audience;
 use chat_proxy_actors::vllm_supervisor::{SupervisorParts, VllmSupervisor};
 use chat_proxy_core::config::Settings;
@@ -46,8 +47,12 @@ pub(crate) fn open_log(
     settings: &Settings,
     directory: &Directory,
 ) -> Result<LogHandle, ServeError> {
-    LogHandle::new(&settings::log(settings), directory)
-        .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })
+    LogHandle::new(
+        &settings::log(settings),
+        directory.port(|book| book.logger.clone()),
+        directory.port(|book| book.logger.clone()),
+    )
+    .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })
 }
 
 /// Makes everything and starts the actors: the log writer on its thread, the others on this one.
@@ -58,7 +63,7 @@ pub(crate) fn build(
     log_thread: &Arbiter,
 ) -> Result<House, ServeError> {
     let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
-    let rolling = Port::to(&directory, |book| book.metrics.clone());
+    let rolling = directory.port(|book| book.metrics.clone());
     let rolling = settings.server.enable_metrics.then_some(rolling);
     let audience =
         Audience { log: log.clone(), metrics: MetricsHandle::new(metrics.clone(), rolling) };
@@ -68,16 +73,20 @@ pub(crate) fn build(
     let forwarders = ForwarderFactory::new(
         settings::forward(settings),
         registry.clone(),
-        directory.clone(),
-        ledger.clone(),
+        Turns {
+            admit: directory.port(|book| book.arbiter.clone()),
+            abandon: directory.port(|book| book.arbiter.clone()),
+            ledger: ledger.clone(),
+        },
     );
+    let cutting = forwarders.clone();
     let arbiter = ArbiterParts {
         rules: settings::scheduler(settings),
         ledger: ledger.clone(),
-        goals: Port::to(&directory, |book| book.vllm.clone()),
-        announce: Port::to(&directory, |book| book.vllm.clone()),
-        forwarders: forwarders.clone(),
-        show: Port::to(&directory, |book| book.registry.clone()),
+        goals: directory.port(|book| book.vllm.clone()),
+        announce: directory.port(|book| book.vllm.clone()),
+        cut: Arc::new(move |generation| cutting.cut_generation(generation)),
+        show: directory.port(|book| book.registry.clone()),
         metrics: metrics.clone(),
     };
     let mut factories = HashMap::from([
@@ -155,7 +164,7 @@ fn supervisor(
         keep_logs: settings.logging.max_log_files,
         secrets: settings::secret_variables(settings),
         registry: registry.clone(),
-        arbiter: Port::to(directory, |book| book.arbiter.clone()),
+        arbiter: directory.port(|book| book.arbiter.clone()),
         metrics: metrics.clone(),
     }
 }

@@ -5,15 +5,15 @@
 //! for one; who finds nobody is told so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::dev::{MessageResponse, ToEnvelope};
-use actix::{Actor, Addr, Handler, MailboxError, Message, Recipient};
+use actix::{Actor, Addr, Handler, Message};
 use arc_swap::ArcSwap;
 
 use crate::gpu_arbiter::GpuArbiter;
 use crate::logger::LoggerActor;
 use crate::metrics::MetricsActor;
+use crate::port::Port;
 use crate::registry::RegistryActor;
 use crate::vllm_supervisor::VllmSupervisor;
 
@@ -42,6 +42,22 @@ impl Directory {
         self.0.load()
     }
 
+    /// A way to the actor that `pick` finds in the book.
+    pub fn port<A, M>(
+        &self,
+        pick: impl Fn(&Book) -> Option<Addr<A>> + Send + Sync + 'static,
+    ) -> Port<M>
+    where
+        A: Actor + Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+        <A as Handler<M>>::Result: MessageResponse<A, M>,
+    {
+        let directory = self.clone();
+        Port::new(move || pick(&directory.book()).map(Addr::recipient))
+    }
+
     /// Writes an address in. Root's right alone.
     pub(crate) fn write(&self, enter: impl Fn(&mut Book)) {
         self.0.rcu(|book| {
@@ -52,93 +68,16 @@ impl Directory {
     }
 }
 
-/// The other side is not there: it died and its successor is not there yet, or it did not answer
-/// in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoAnswer {
-    /// Nobody is there.
-    #[error("the actor is not there")]
-    Gone,
-    /// It did not answer in time.
-    #[error("the actor did not answer in time")]
-    Late,
-}
-
-impl From<MailboxError> for NoAnswer {
-    fn from(error: MailboxError) -> Self {
-        match error {
-            MailboxError::Closed => NoAnswer::Gone,
-            MailboxError::Timeout => NoAnswer::Late,
-        }
-    }
-}
-
-/// Whom a message is for. It looks the address up for each message; tests put a recorder in.
-pub struct Port<M: Message + Send>
-where
-    M::Result: Send,
-{
-    find: Arc<dyn Fn() -> Option<Recipient<M>> + Send + Sync>,
-}
-
-impl<M: Message + Send> Clone for Port<M>
-where
-    M::Result: Send,
-{
-    fn clone(&self) -> Self {
-        Port { find: self.find.clone() }
-    }
-}
-
-impl<M> Port<M>
-where
-    M: Message + Send + 'static,
-    M::Result: Send,
-{
-    /// The actor that `pick` finds in the book.
-    pub fn to<A>(
-        directory: &Directory,
-        pick: impl Fn(&Book) -> Option<Addr<A>> + Send + Sync + 'static,
-    ) -> Self
-    where
-        A: Actor + Handler<M>,
-        A::Context: ToEnvelope<A, M>,
-        <A as Handler<M>>::Result: MessageResponse<A, M>,
-    {
-        let directory = directory.clone();
-        Port { find: Arc::new(move || pick(&directory.book()).map(Addr::recipient)) }
-    }
-
-    /// Always the same one: for tests.
-    pub fn fixed(recipient: Recipient<M>) -> Self
-    where
-        M::Result: Sync,
-    {
-        Port { find: Arc::new(move || Some(recipient.clone())) }
-    }
-
-    /// Tells it, without waiting; the volume must be bounded by its meaning.
-    pub fn tell(&self, message: M) -> Result<(), NoAnswer> {
-        let recipient = (self.find)().filter(Recipient::connected).ok_or(NoAnswer::Gone)?;
-        recipient.do_send(message);
-        Ok(())
-    }
-
-    /// Asks it, within a bound.
-    pub async fn ask(&self, message: M, within: Duration) -> Result<M::Result, NoAnswer> {
-        let recipient = (self.find)().ok_or(NoAnswer::Gone)?;
-        Ok(recipient.send(message).timeout(within).await?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::guard::{Guard, Role};
     use crate::metrics::GetRolling;
+    use crate::port::NoAnswer;
     use crate::root::fault::Explode;
-    use crate::root::{Guard, Role};
     use actix::{Context, ResponseActFuture, WrapFuture};
+    use std::time::Duration;
 
     const SOON: Duration = Duration::from_secs(5);
 
@@ -152,7 +91,7 @@ mod tests {
     #[actix_rt::test]
     async fn a_port_finds_whoever_is_in_the_book_when_it_is_used() {
         let directory = Directory::default();
-        let port: Port<GetRolling> = Port::to(&directory, |book| book.metrics.clone());
+        let port: Port<GetRolling> = directory.port(|book| book.metrics.clone());
         assert_eq!(port.tell(GetRolling), Err(NoAnswer::Gone));
         assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Gone));
         let first = enter(&directory);
@@ -169,7 +108,7 @@ mod tests {
     async fn a_question_that_its_actor_dies_over_is_not_answered() {
         let directory = Directory::default();
         let addr = enter(&directory);
-        let port: Port<GetRolling> = Port::to(&directory, |book| book.metrics.clone());
+        let port: Port<GetRolling> = directory.port(|book| book.metrics.clone());
         addr.do_send(Explode);
         assert_eq!(port.ask(GetRolling, SOON).await.err(), Some(NoAnswer::Gone));
     }

@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 use actix::{Actor, Context, Handler, Message};
 use chat_proxy_core::telemetry::record::Record;
 
-use crate::directory::{Directory, NoAnswer, Port};
-use crate::root::Guard;
+use crate::guard::Guard;
+use crate::port::{NoAnswer, Port};
 use crate::rotation;
 
 /// Records that may wait for the disk, in bytes; beyond it they are dropped and counted.
@@ -67,14 +67,14 @@ struct Waiting {
 impl LogHandle {
     /// Opens the log once, so that a wrong path stops the start; the writer is started by
     /// [`LogHandle::writer`].
-    pub fn new(settings: &LogSettings, directory: &Directory) -> io::Result<LogHandle> {
+    pub fn new(
+        settings: &LogSettings,
+        wake: Port<Wake>,
+        flush: Port<Flush>,
+    ) -> io::Result<LogHandle> {
         open(&settings.path)?;
         let shared = Arc::new(Shared { log_prompts: settings.log_prompts, ..Shared::default() });
-        Ok(LogHandle {
-            shared,
-            wake: Port::to(directory, |book| book.logger.clone()),
-            flush: Port::to(directory, |book| book.logger.clone()),
-        })
+        Ok(LogHandle { shared, wake, flush })
     }
 
     /// The writer, to be started on a thread of its own.
@@ -140,7 +140,7 @@ fn weight(value: &serde_json::Value) -> usize {
 /// There is something to write.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Wake;
+pub struct Wake;
 
 /// Everything handed over before has been written when this is answered.
 #[derive(Message)]

@@ -9,15 +9,14 @@
 //! good. Here the actor's drop tells its guard, and the guard tells us.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use prometheus::IntCounterVec;
 use tokio::sync::mpsc;
 
 use crate::directory::{Book, Directory};
+use crate::guard::{Died, Ending, Guard, Role};
 
 /// An actor may die this often within [`WINDOW`].
 const BUDGET: usize = 5;
@@ -25,38 +24,6 @@ const BUDGET: usize = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Pause before the second rebuild within the window; it doubles. The first comes at once.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// The actors that are Root's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// `RegistryActor`
-    Registry,
-    /// `MetricsActor`
-    Metrics,
-    /// `LoggerActor`
-    Logger,
-    /// `GpuArbiter`
-    Arbiter,
-    /// `VllmSupervisor`
-    Vllm,
-}
-
-impl Role {
-    /// Every role, in the order of their start.
-    pub const ALL: [Role; 5] =
-        [Role::Logger, Role::Metrics, Role::Registry, Role::Arbiter, Role::Vllm];
-
-    /// The word for it, in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Registry => "registry",
-            Role::Metrics => "metrics",
-            Role::Logger => "logger",
-            Role::Arbiter => "arbiter",
-            Role::Vllm => "vllm",
-        }
-    }
-}
 
 /// Starts an actor and enters its address into the book.
 pub struct Factory(Box<dyn Fn(Guard, bool)>);
@@ -100,47 +67,6 @@ impl Factory {
     }
 }
 
-/// Held by an actor; its drop says that the actor is gone, for whatever reason.
-#[derive(Debug)]
-pub struct Guard {
-    role: Role,
-    root: Option<Addr<Root>>,
-    ending: Arc<AtomicBool>,
-}
-
-impl Guard {
-    /// A guard that tells nobody: for tests of one actor.
-    pub fn unwatched(role: Role) -> Self {
-        Guard { role, root: None, ending: Arc::default() }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(root) = &self.root
-            && !self.ending.load(Ordering::SeqCst)
-        {
-            root.do_send(Died(self.role));
-        }
-    }
-}
-
-/// An actor is gone.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Died(Role);
-
-/// From now on actors end because the daemon does.
-#[derive(Debug, Clone, Default)]
-pub struct Ending(Arc<AtomicBool>);
-
-impl Ending {
-    /// See the type.
-    pub fn begin(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// See the module.
 pub struct Root {
     factories: HashMap<Role, Factory>,
@@ -170,20 +96,16 @@ impl Root {
 
     fn build(&self, role: Role, ctx: &Context<Self>, again: bool) {
         // The end may have begun while a rebuild paused.
-        if self.is_ending() {
+        if self.ending.has_begun() {
             return;
         }
         if let Some(factory) = self.factories.get(&role) {
-            let guard = Guard { role, root: Some(ctx.address()), ending: self.ending.0.clone() };
+            let guard = Guard::new(role, ctx.address().recipient(), self.ending.clone());
             (factory.0)(guard, again);
             if again {
                 self.restarts.with_label_values(&[role.as_str()]).inc();
             }
         }
-    }
-
-    fn is_ending(&self) -> bool {
-        self.ending.0.load(Ordering::SeqCst)
     }
 
     /// The pause before the next rebuild; `None` when the budget is used up.
@@ -207,7 +129,7 @@ impl Handler<Died> for Root {
     type Result = ();
 
     fn handle(&mut self, Died(role): Died, ctx: &mut Self::Context) {
-        if self.is_ending() {
+        if self.ending.has_begun() {
             return;
         }
         let actor = role.as_str();

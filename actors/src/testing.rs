@@ -12,7 +12,7 @@ use chat_proxy_core::engine::{EngineRules, Launch};
 use chat_proxy_core::registry::{EndpointRules, Placement, Snapshot};
 use tokio::sync::mpsc;
 
-use crate::directory::Port;
+use crate::port::Port;
 
 /// No test needs as long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

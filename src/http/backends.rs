@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use chat_proxy_actors::directory::Port;
 use chat_proxy_actors::gpu_arbiter::messages::{Activate, Deactivate, GetStatus, Outcome, Status};
 use chat_proxy_actors::vllm_supervisor::messages::{EngineStatus, GetEngine};
 use chat_proxy_core::engine::Launch;
@@ -29,7 +28,7 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
     let gpu = gpu_status(state).await?;
     let mut backends = Vec::new();
     if state.settings.vllm.vllm_single_port {
-        let engines = Port::to(&state.directory, |book| book.vllm.clone());
+        let engines = state.directory.port(|book| book.vllm.clone());
         backends.push(supervised(&ask(&engines, || GetEngine).await?, &gpu));
     }
     backends.extend(external(state));
@@ -39,7 +38,7 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
 
 /// The arbiter's view.
 pub(super) async fn gpu_status(state: &AppState) -> Result<Status, ApiError> {
-    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    let arbiter = state.directory.port(|book| book.arbiter.clone());
     ask(&arbiter, || GetStatus).await
 }
 
@@ -119,7 +118,7 @@ fn give_order(
     state: &AppState,
     launch: Arc<Launch>,
 ) -> Result<oneshot::Receiver<Outcome>, ApiError> {
-    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    let arbiter = state.directory.port(|book| book.arbiter.clone());
     let (reply, outcome) = oneshot::channel();
     let order = Activate { ticket: state.ledger.ticket(), launch, reply };
     arbiter.tell(order).map_err(|_| {
@@ -167,7 +166,7 @@ async fn try_deactivate(
 ) -> Result<HttpResponse, ApiError> {
     management::admin(request)?;
     let order: DeactivateOrder = management::order(request, payload, state).await?;
-    let arbiter = Port::to(&state.directory, |book| book.arbiter.clone());
+    let arbiter = state.directory.port(|book| book.arbiter.clone());
     let met = ask(&arbiter, || Deactivate { force: order.force }).await?;
     Ok(match met {
         Stopping::Idle => HttpResponse::Ok().json(json!({"status": "idle"})),

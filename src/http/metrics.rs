@@ -2,7 +2,6 @@
 
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
-use chat_proxy_actors::directory::Port;
 use chat_proxy_actors::metrics::GetRolling;
 use chat_proxy_core::{ApiError, Code};
 use serde_json::{Value, json};
@@ -37,7 +36,7 @@ pub(super) async fn summary(state: web::Data<AppState>) -> HttpResponse {
 async fn summarize(state: &AppState) -> Result<Value, ApiError> {
     enabled(state)?;
     let gpu = backends::gpu_status(state).await?;
-    let rolling = Port::to(&state.directory, |book| book.metrics.clone());
+    let rolling = state.directory.port(|book| book.metrics.clone());
     let rolling = ask(&rolling, || GetRolling).await?;
     let by_reason = state.metrics.swaps_by_reason();
     Ok(json!({

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Message;
-use chat_proxy_actors::directory::{Directory, NoAnswer, Port};
+use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::permits::PermitLedger;
+use chat_proxy_actors::port::{NoAnswer, Port};
 use chat_proxy_actors::registry::RegistryView;
 use chat_proxy_actors::transcript::Audience;
 use chat_proxy_core::config::Settings;

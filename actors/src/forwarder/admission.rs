@@ -20,9 +20,9 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::Shared;
 use super::reply::{Interrupt, Reply};
 use crate::clock;
-use crate::directory::Directory;
 use crate::gpu_arbiter::messages::{Abandon, Admit, Outcome, Progress};
 use crate::permits::Permit;
+use crate::port::Port;
 use crate::transcript::Transcript;
 
 /// An arbiter that died is rebuilt within milliseconds; it is looked for this often.
@@ -118,18 +118,16 @@ struct Wait {
     ticket: Ticket,
     outcome: oneshot::Receiver<Outcome>,
     progress: Arc<Progress>,
-    directory: Directory,
+    abandon: Port<Abandon>,
     over: bool,
 }
 
 impl Wait {
     /// `None`: there is no arbiter just now.
     fn begin(shared: &Shared, wanted: &Wanted<'_>, transcript: &Transcript) -> Option<Wait> {
-        let book = shared.directory.book();
-        let arbiter = book.arbiter.as_ref().filter(|arbiter| arbiter.connected())?;
         let (reply, outcome) = oneshot::channel();
-        let (ticket, progress) = (shared.ledger.ticket(), Arc::new(Progress::default()));
-        arbiter.do_send(Admit {
+        let (ticket, progress) = (shared.turns.ledger.ticket(), Arc::new(Progress::default()));
+        let asked = shared.turns.admit.tell(Admit {
             ticket,
             launch: wanted.launch.clone(),
             arrived: clock::at(transcript.arrived()),
@@ -137,8 +135,9 @@ impl Wait {
             progress: progress.clone(),
             reply,
         });
-        let directory = shared.directory.clone();
-        Some(Wait { ticket, outcome, progress, directory, over: false })
+        asked.ok()?;
+        let abandon = shared.turns.abandon.clone();
+        Some(Wait { ticket, outcome, progress, abandon, over: false })
     }
 
     /// Its end; `None`: the arbiter died.
@@ -177,10 +176,9 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        if !self.over
-            && let Some(arbiter) = &self.directory.book().arbiter
-        {
-            arbiter.do_send(Abandon(self.ticket));
+        if !self.over {
+            // An arbiter that is not there has forgotten us already.
+            let _ = self.abandon.tell(Abandon(self.ticket));
         }
     }
 }

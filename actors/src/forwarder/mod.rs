@@ -10,6 +10,7 @@
 
 mod admission;
 mod body;
+mod cargo;
 pub mod channel;
 mod client;
 mod cut;
@@ -36,8 +37,9 @@ use tracing::Instrument;
 
 pub use messages::{Answer, Forward, RequestMeta, StreamAnswer, WholeAnswer};
 
-use crate::directory::Directory;
+use crate::gpu_arbiter::messages::{Abandon, Admit};
 use crate::permits::PermitLedger;
+use crate::port::Port;
 use crate::registry::RegistryView;
 use cut::{Cut, Switch};
 
@@ -77,9 +79,19 @@ impl ForwardSettings {
 pub struct ForwarderFactory {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
-    directory: Directory,
-    ledger: Arc<PermitLedger>,
+    turns: Turns,
     started: Arc<Mutex<Started>>,
+}
+
+/// Where turns at the GPU are asked for and given back.
+#[derive(Clone)]
+pub struct Turns {
+    /// Asks for one.
+    pub admit: Port<Admit>,
+    /// Does not want it any more.
+    pub abandon: Port<Abandon>,
+    /// Numbers the waits.
+    pub ledger: Arc<PermitLedger>,
 }
 
 /// The switch of every thread that has had a forwarder, to be told when requests are cut.
@@ -99,16 +111,10 @@ struct Local {
 }
 
 impl ForwarderFactory {
-    /// A factory over the published registry; turns at the GPU are asked for where the directory
-    /// says.
-    pub fn new(
-        settings: ForwardSettings,
-        registry: RegistryView,
-        directory: Directory,
-        ledger: Arc<PermitLedger>,
-    ) -> Self {
+    /// A factory over the published registry.
+    pub fn new(settings: ForwardSettings, registry: RegistryView, turns: Turns) -> Self {
         let (settings, started) = (Arc::new(settings), Arc::default());
-        ForwarderFactory { settings, registry, directory, ledger, started }
+        ForwarderFactory { settings, registry, turns, started }
     }
 
     /// The living forwarder of this thread, or a new one.
@@ -185,8 +191,7 @@ impl Started {
 struct Shared {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
-    directory: Directory,
-    ledger: Arc<PermitLedger>,
+    turns: Turns,
     clients: client::Clients,
     switch: Rc<Switch>,
 }
@@ -196,8 +201,7 @@ impl Shared {
         Shared {
             settings: factory.settings.clone(),
             registry: factory.registry.clone(),
-            directory: factory.directory.clone(),
-            ledger: factory.ledger.clone(),
+            turns: factory.turns.clone(),
             clients: client::Clients::default(),
             switch,
         }

@@ -9,8 +9,8 @@ use chat_proxy_core::registry::Placement;
 use chat_proxy_core::{ApiError, Code};
 
 use super::Shared;
+use super::cargo::{Cargo, Target};
 use super::messages::RequestMeta;
-use super::task::{Cargo, Target};
 use super::upstream::Upstream;
 use crate::transcript::Transcript;
 

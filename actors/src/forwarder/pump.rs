@@ -13,10 +13,10 @@ use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 
+use super::cargo::{Cargo, Unsent};
 use super::deadlines::{Deadlines, Due};
 use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
-use super::task::{Cargo, Unsent};
 use super::upstream::{Event, Head, Upstream};
 use super::{Shared, failure};
 use crate::transcript::Transcript;

@@ -8,12 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_proxy_core::ApiError;
-use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::engine::Launch;
-use chat_proxy_core::registry::{Endpoint, Placement};
+use chat_proxy_core::registry::Placement;
 
 use super::admission::{Wanted, admit};
+use super::cargo::{Cargo, Target, Unsent};
 use super::messages::{Forward, RequestMeta};
 use super::prepare::{Prepared, dispatch, prepare};
 use super::reply::Reply;
@@ -38,30 +37,6 @@ struct Incoming {
     body: Bytes,
     share: Box<dyn Any + Send>,
     meta: RequestMeta,
-}
-
-/// What is sent, and what is held while it is.
-pub(super) struct Cargo {
-    pub(super) request: ChatRequest,
-    pub(super) share: Box<dyn Any + Send>,
-}
-
-/// Where it is sent.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) endpoint: &'a Endpoint,
-    /// What the model is called there.
-    pub(super) served_id: &'a str,
-    /// A request that was not answered a byte comes back, to be sent again.
-    pub(super) may_return: bool,
-}
-
-/// A request that its backend refused or dropped before it answered a byte, with all that is needed
-/// to send it once more.
-pub(super) struct Unsent {
-    pub(super) reply: Reply,
-    pub(super) error: ApiError,
-    pub(super) cargo: Cargo,
 }
 
 async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &mut Transcript) {

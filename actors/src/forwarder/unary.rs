@@ -15,11 +15,11 @@ use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::cargo::{Cargo, Unsent};
 use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::WholeAnswer;
 use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
-use super::task::{Cargo, Unsent};
 use super::upstream::{Event, Head, Upstream};
 use crate::transcript::Transcript;
 

@@ -20,8 +20,8 @@ use chat_proxy_core::{ApiError, Code};
 use futures_core::Stream;
 
 use super::body::Pieces;
+use super::cargo::{Cargo, Target};
 use super::messages::RequestMeta;
-use super::task::{Cargo, Target};
 
 /// What comes from a backend.
 pub(super) enum Event {

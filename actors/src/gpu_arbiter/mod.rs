@@ -23,12 +23,11 @@ use chat_proxy_core::registry::listing::Activity;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::directory::Port;
-use crate::forwarder::ForwarderFactory;
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::permits::PermitLedger;
+use crate::port::Port;
 use crate::registry::ShowActivity;
-use crate::root::Guard;
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use messages::{
     Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, Outcome, Progress,
@@ -46,8 +45,8 @@ pub struct ArbiterParts {
     pub goals: Port<SetGoal>,
     /// Where the engine's report is asked for.
     pub announce: Port<Announce>,
-    /// Who cuts requests.
-    pub forwarders: ForwarderFactory,
+    /// Ends the requests that use one start of an engine, on every thread.
+    pub cut: Arc<dyn Fn(Generation) + Send + Sync>,
     /// Who shows what is active.
     pub show: Port<ShowActivity>,
     /// Figures.
@@ -132,7 +131,7 @@ impl GpuArbiter {
             Effect::Stop(generation) => self.tell(SetGoal::Stop(generation)),
             Effect::Cut(generation) => {
                 tracing::warn!(%generation, "cutting requests that did not end in time");
-                self.parts.forwarders.cut_generation(generation);
+                (self.parts.cut)(generation);
             }
             Effect::SwapBegan { from, to, reason } => {
                 let from = from.as_ref().map_or("nothing", |model| model.as_str());

@@ -5,13 +5,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::forwarder::ForwardSettings;
+use crate::guard::Role;
 use crate::permits::Permit;
-use crate::registry::RegistryView;
-use crate::root::{Role, fault::Explode};
+use crate::root::fault::Explode;
 use crate::testing::{Inbox, PATIENCE, launch, recorder};
 use actix::Addr;
-use chat_proxy_core::config::Millis;
 use chat_proxy_core::engine::{Cause, EngineReport, Held, Phase};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot::Receiver;
@@ -38,19 +36,6 @@ fn rules() -> SchedulerRules {
     }
 }
 
-fn forwarders(ledger: &Arc<PermitLedger>) -> ForwarderFactory {
-    let settings = ForwardSettings {
-        default_model: None,
-        heartbeat: Millis(0),
-        head_timeout: Millis(0),
-        first_token_timeout: Millis(0),
-        idle_timeout: Millis(0),
-        unary_timeout: Millis(0),
-    };
-    let view = RegistryView::default();
-    ForwarderFactory::new(settings, view, crate::directory::Directory::default(), ledger.clone())
-}
-
 fn start(parts: &ArbiterParts) -> Addr<GpuArbiter> {
     GpuArbiter::new(parts.clone(), Guard::unwatched(Role::Arbiter)).start()
 }
@@ -62,7 +47,7 @@ fn house(rules: SchedulerRules) -> House {
     let (show_port, shown) = recorder();
     let parts = ArbiterParts {
         rules,
-        forwarders: forwarders(&ledger),
+        cut: Arc::new(|_| {}),
         ledger,
         goals: goals_port,
         announce: announce_port,

@@ -2,14 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::root::Role;
+use crate::directory::Directory;
+use crate::guard::Role;
 use actix::Arbiter;
 
 fn start(settings: LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
     let directory = Directory::default();
-    let log = LogHandle::new(&settings, &directory)?;
+    let log = handle(&settings, &directory)?;
     start_writer(&log, settings, &directory, arbiter);
     Ok(log)
+}
+
+fn handle(settings: &LogSettings, directory: &Directory) -> io::Result<LogHandle> {
+    let logger = |book: &crate::directory::Book| book.logger.clone();
+    LogHandle::new(settings, directory.port(logger), directory.port(logger))
 }
 
 fn start_writer(log: &LogHandle, settings: LogSettings, directory: &Directory, arbiter: &Arbiter) {
@@ -125,7 +131,7 @@ async fn the_death_of_the_writer_loses_no_line() {
     let settings = settings(dir.path(), 1 << 20, 2);
     let arbiter = Arbiter::new();
     let directory = Directory::default();
-    let log = LogHandle::new(&settings, &directory).unwrap();
+    let log = handle(&settings, &directory).unwrap();
     // Before there is a writer, with one, after its death, and with its successor.
     log.write(record(1));
     start_writer(&log, settings.clone(), &directory, &arbiter);
@@ -146,7 +152,7 @@ async fn a_line_that_comes_before_a_new_writer_can_be_found_is_written_with_the_
     let settings = settings(dir.path(), 1 << 20, 2);
     let arbiter = Arbiter::new();
     let directory = Directory::default();
-    let log = LogHandle::new(&settings, &directory).unwrap();
+    let log = handle(&settings, &directory).unwrap();
     let writer = log.writer(settings.clone(), Guard::unwatched(Role::Logger));
     let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| writer);
     // It has looked at the queue, and is not in the book yet.

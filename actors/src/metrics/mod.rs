@@ -20,7 +20,7 @@ use prometheus::{
 };
 
 use crate::clock;
-use crate::directory::Port;
+use crate::port::Port;
 pub use rolling::{GetRolling, MetricsActor, Observe};
 
 /// Requests take milliseconds to minutes.

@@ -8,7 +8,7 @@ use actix::{Actor, Context, Handler, Message, MessageResult};
 use chat_proxy_core::telemetry::rolling::{Rolling, Sample, Summary};
 
 use crate::clock;
-use crate::root::Guard;
+use crate::guard::Guard;
 
 /// A request has ended.
 #[derive(Message, Debug, Clone, Copy)]

@@ -25,8 +25,8 @@ use bytes::Bytes;
 use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
 use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
+use crate::guard::Guard;
 use crate::metrics::Metrics;
-use crate::root::Guard;
 use files::{CURATED, DISCOVERED, Fingerprint, RealDisk};
 use watch::{Changed, Watch};
 

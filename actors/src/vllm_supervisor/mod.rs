@@ -32,13 +32,13 @@ use chat_proxy_core::ids::Generation;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::directory::Port;
 use crate::gpu_arbiter::messages::EngineChanged;
+use crate::guard::Guard;
 use crate::metrics::Metrics;
+use crate::port::Port;
 use crate::process::Handle;
 use crate::process::group::Group;
 use crate::registry::RegistryView;
-use crate::root::Guard;
 use memory::Memory;
 use messages::{Announce, Ended, EngineStatus, GetEngine, Hurry, SetGoal, ShutDown};
 

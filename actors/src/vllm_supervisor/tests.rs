@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::*;
+use crate::guard::Role;
 use crate::process::identity;
 use crate::registry::View;
-use crate::root::{Role, fault::Explode};
+use crate::root::fault::Explode;
 use crate::testing::{Inbox, PATIENCE, launch_of, recorder, snapshot};
 use actix::{Addr, MailboxError};
 use chat_proxy_core::engine::state_file::{Phase as Written, StateFile};
