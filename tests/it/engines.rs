@@ -247,114 +247,6 @@ fn engines_get_what_they_need_and_none_of_the_daemons_secrets() {
 }
 
 #[test]
-fn what_is_asked_for_by_hand_is_done_and_told() {
-    let it = Engines::two().start();
-    let accepted = it.order("activate", json!({"model": "tiny-b"}));
-    assert_eq!(accepted.status(), 202, "{}", accepted.text());
-    assert_eq!(accepted.json()["state"], "loading");
-    it.wait_engine("ready");
-    let done = it.order("activate", json!({"model": "tiny-a", "wait": true}));
-    assert_eq!((done.status(), &done.json()["state"]), (200, &json!("ready")));
-    assert_eq!(it.starts(), ["tiny-b", "tiny-a"]);
-    let shown = it.backends();
-    assert_eq!(shown["resident"], "tiny-a");
-    let engine = &shown["backends"][0];
-    assert_eq!((&engine["kind"], &engine["port"]), (&json!("vllm"), &json!(it.port)));
-    assert_eq!((&engine["restarts"], &engine["last_error"]), (&json!(0), &Value::Null));
-    assert_eq!(it.figure("imageworks_proxy_backend_up{backend=\"vllm\"}"), Some(1.0));
-    let stopped = it.order("deactivate", json!({}));
-    assert_eq!((stopped.status(), &stopped.json()["status"]), (202, &json!("stopping")));
-    it.wait_engine("stopped");
-    assert_eq!(it.order("deactivate", json!({})).json()["status"], "idle");
-    assert_eq!(it.figure("imageworks_proxy_backend_up{backend=\"vllm\"}"), Some(0.0));
-    it.assert_nothing_left();
-    it.order("activate", json!({"model": "no-such"})).error(404, "err_model_not_found");
-    it.order("activate", json!({})).error(400, "err_invalid_request");
-    it.order("activate", json!({"model": "tiny-a", "wiat": true}))
-        .error(400, "err_invalid_request");
-    let text =
-        Ask::new("POST", "/v1/backends/vllm/deactivate").header("content-type", "text/plain");
-    text.body("{}").reply(it.daemon.addr()).error(400, "err_invalid_request");
-}
-
-#[test]
-fn a_stop_by_hand_lets_streams_finish_and_force_ends_them() {
-    let it = Engines::two().start();
-    it.assert_answers("tiny-a");
-    let mut stream = it.stream("tiny-a", 40);
-    let draining = it.order("deactivate", json!({"force": false})).json();
-    assert_eq!(
-        (&draining["status"], &draining["waits_for"]["in_flight"]),
-        (&json!("draining"), &json!(1))
-    );
-    assert_eq!(stream.rest().1, End::Whole);
-    it.wait_engine("stopped");
-    it.assert_answers("tiny-a");
-    let mut endless = it.stream("tiny-a", 100_000);
-    let forced = it.order("deactivate", json!({"force": true})).json();
-    assert_eq!(forced["status"], "stopping");
-    let (pieces, end) = endless.rest();
-    assert_eq!(end, End::Whole);
-    let body: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
-    // The first events have been read already.
-    let rest = body.windows(6).position(|window| window == b"data: ").unwrap();
-    sse::broken(&body[rest..], "err_backend_unavailable", 502);
-    it.wait_engine("stopped");
-    it.assert_nothing_left();
-}
-
-#[test]
-fn with_autostart_off_requests_start_nothing_and_hands_do() {
-    let it = Engines::two().set("autostart", "autostart_enabled", false).start();
-    let error = it.hello("tiny-a").error(502, "err_backend_unavailable");
-    assert!(error["hint"].as_str().unwrap().contains("autostart_enabled"), "{error}");
-    assert_eq!(it.order("activate", json!({"model": "tiny-a", "wait": true})).status(), 200);
-    it.assert_answers("tiny-a");
-    it.hello("tiny-b").error(502, "err_backend_unavailable");
-    assert_eq!(it.starts(), ["tiny-a"]);
-}
-
-#[test]
-fn the_end_of_the_daemon_is_the_end_of_its_engine() {
-    let mut it = Engines::two().start();
-    it.assert_answers("tiny-a");
-    assert_eq!(families(it.port).len(), 1);
-    it.daemon.terminate();
-    assert!(it.daemon.wait_exit(BOUND).success());
-    it.assert_nothing_left();
-}
-
-#[test]
-fn an_engine_that_ignores_sigterm_is_killed_with_all_that_belongs_to_it() {
-    let mut it = Engines::new()
-        .model("tiny-a", &["--like-vllm", "--sim-ignore-sigterm", "--sim-leave-child"])
-        .set("vllm", "vllm_stop_timeout_s", 0.5)
-        .start();
-    it.assert_answers("tiny-a");
-    let begun = Instant::now();
-    it.daemon.terminate();
-    assert!(it.daemon.wait_exit(BOUND).success());
-    assert!(begun.elapsed() >= Duration::from_millis(500));
-    it.assert_nothing_left();
-}
-
-#[test]
-fn a_second_signal_kills_the_engine_at_once() {
-    let mut it = Engines::new()
-        .model("tiny-a", &["--sim-ignore-sigterm"])
-        .set("vllm", "vllm_stop_timeout_s", 600)
-        .start();
-    it.assert_answers("tiny-a");
-    it.daemon.terminate();
-    eventually("the engine has heard of it", BOUND, || {
-        it.journal().iter().any(|life| life.event == "sigterm").then_some(())
-    });
-    it.daemon.terminate();
-    assert!(it.daemon.wait_exit(BOUND).success());
-    it.assert_nothing_left();
-}
-
-#[test]
 fn a_daemon_that_starts_no_engines_leaves_the_engine_of_another_one_alone() {
     let it = Engines::two().start();
     it.assert_answers("tiny-a");
@@ -368,20 +260,6 @@ fn a_daemon_that_starts_no_engines_leaves_the_engine_of_another_one_alone() {
     it.assert_answers("tiny-a");
     assert_eq!((it.pid(), it.starts()), (pid, vec!["tiny-a".to_owned()]));
     assert!(state.exists());
-}
-
-#[test]
-fn the_daemon_may_end_while_a_model_loads_and_those_who_wait_are_told() {
-    let mut it = Engines::new()
-        .model("tiny-a", &["--like-vllm", "--sim-never-ready"])
-        .set("vllm", "loading_stop_grace_s", 0.3)
-        .start();
-    let mut waiting = hello("tiny-a", false, json!({})).open(it.daemon.addr());
-    it.wait_engine("starting");
-    it.daemon.terminate();
-    waiting.reply().error(503, "err_draining");
-    assert!(it.daemon.wait_exit(BOUND).success());
-    it.assert_nothing_left();
 }
 
 #[test]

@@ -13,9 +13,11 @@
 mod support;
 
 mod bodies;
+mod by_hand;
 mod cuts;
 mod deaths;
 mod departure;
+mod engine_ends;
 mod engine_failures;
 mod engines;
 mod errors;
