@@ -1,6 +1,7 @@
 //! `GET /v1/backends`, `POST /v1/backends/vllm/{activate,deactivate}`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use chat_proxy_actors::gpu_arbiter::messages::{Activate, Deactivate, GetStatus, Outcome, Status};
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::state::{AppState, ask};
+use super::state::{ANSWER, AppState, LOOK, ask};
 use super::{error, management};
 
 /// Every backend with its state, what is resident, who waits.
@@ -96,35 +97,48 @@ async fn try_activate(
     management::admin(request)?;
     let order: ActivateOrder = management::order(request, payload, state).await?;
     let launch = launch_of(state, &order.model)?;
-    let (model, outcome) = (launch.model.clone(), give_order(state, launch)?);
+    let model = launch.model.clone();
+    let mut outcome = give_order(state, &launch).await?;
     if !order.wait {
         let gpu = gpu_status(state).await?;
         let shown = json!({"model": model, "state": gpu.state, "resident": gpu.model});
         return Ok(HttpResponse::Accepted().json(shown));
     }
-    match outcome.await {
-        Ok(Outcome::Refused(refusal)) => Err(refusal),
-        Ok(Outcome::Activated | Outcome::Granted(_)) => {
-            Ok(HttpResponse::Ok().json(json!({"model": model, "state": "ready"})))
-        }
-        Err(_) => {
-            Err(ApiError::new(Code::Internal, "the order was lost: a part of the proxy died")
-                .hint("give it again"))
+    for _ in 0..MAX_ORDERS {
+        match outcome.await {
+            Ok(Outcome::Refused(refusal)) => return Err(refusal),
+            Ok(Outcome::Activated | Outcome::Granted(_)) => {
+                return Ok(HttpResponse::Ok().json(json!({"model": model, "state": "ready"})));
+            }
+            // The arbiter died with it: its successor is told.
+            Err(_) => outcome = give_order(state, &launch).await?,
         }
     }
+    Err(ApiError::new(Code::Internal, "the order was lost: a part of the proxy keeps failing"))
 }
 
-fn give_order(
+/// So often is one order given to arbiters that die over it.
+const MAX_ORDERS: usize = 3;
+
+/// Gives the order to whoever decides about the GPU, or will in a moment.
+async fn give_order(
     state: &AppState,
-    launch: Arc<Launch>,
+    launch: &Arc<Launch>,
 ) -> Result<oneshot::Receiver<Outcome>, ApiError> {
     let arbiter = state.directory.port(|book| book.arbiter.clone());
-    let (reply, outcome) = oneshot::channel();
-    let order = Activate { ticket: state.ledger.ticket(), launch, reply };
-    arbiter.tell(order).map_err(|_| {
-        ApiError::new(Code::Internal, "a part of the proxy is being rebuilt").hint("try again")
-    })?;
-    Ok(outcome)
+    let until = Instant::now() + ANSWER;
+    loop {
+        let (reply, outcome) = oneshot::channel();
+        let order = Activate { ticket: state.ledger.ticket(), launch: launch.clone(), reply };
+        match arbiter.tell(order) {
+            Ok(()) => return Ok(outcome),
+            Err(_) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Err(_) => {
+                let message = "a part of the proxy does not answer";
+                return Err(ApiError::new(Code::Internal, message).hint("try again"));
+            }
+        }
+    }
 }
 
 fn launch_of(state: &AppState, model: &str) -> Result<Arc<Launch>, ApiError> {

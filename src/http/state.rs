@@ -20,9 +20,9 @@ use crate::life::Life;
 use crate::wiring::House;
 
 /// An actor answers within this, or something is wrong with it.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// One that died is rebuilt within milliseconds; it is looked for this often.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Shared by all workers; made once, outside the app factory.
 pub(crate) struct AppState {

@@ -140,6 +140,21 @@ fn requests_that_outlive_their_forwarder_can_still_be_cut() {
 }
 
 #[test]
+fn an_order_by_hand_survives_the_arbiter() {
+    let it = Engines::new().model("tiny-a", &["--sim-load-ms", "700"]).start();
+    thread::scope(|scope| {
+        let it = &it;
+        let ordered =
+            scope.spawn(move || it.order("activate", json!({"model": "tiny-a", "wait": true})));
+        it.wait_engine("starting");
+        explode(it, "arbiter");
+        let done = ordered.join().unwrap();
+        assert_eq!(done.status(), 200, "{}", done.text());
+    });
+    assert_eq!(it.starts(), ["tiny-a"]);
+}
+
+#[test]
 fn every_actor_can_die_and_the_daemon_goes_on() {
     let it = Engines::two().start();
     for actor in ACTORS {

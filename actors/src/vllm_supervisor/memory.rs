@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use chat_proxy_core::engine::Launch;
@@ -53,7 +54,10 @@ impl Memory {
             _ => Path::new("."),
         };
         fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".active_vllm-").tempfile_in(dir)?;
+        // For tools of other users to read, as far as the umask lets them.
+        let readable = fs::Permissions::from_mode(0o644);
+        let mut builder = tempfile::Builder::new();
+        let mut file = builder.prefix(".active_vllm-").permissions(readable).tempfile_in(dir)?;
         serde_json::to_writer_pretty(&mut file, state)?;
         file.write_all(b"\n")?;
         file.persist(&self.path).map(drop).map_err(|error| error.error)
@@ -98,6 +102,9 @@ mod tests {
         .unwrap();
         memory.write(&state).unwrap();
         assert_eq!(memory.read().unwrap(), Some(state));
+        let mode = fs::metadata(memory.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o400, 0o400);
+        assert_eq!(mode & 0o022, 0, "nobody else writes it");
         memory.forget().unwrap();
         memory.forget().unwrap();
         assert!(memory.read().unwrap().is_none());
