@@ -381,6 +381,24 @@ fn report(view: &View, metrics: &Metrics) {
     tracing::info!(models, ?took, "registry loaded");
 }
 
+/// How often the files are looked at when nothing was heard; tests of the watch order another
+/// pause, so that what it does not hear stays unseen. Not in release builds.
+mod regular {
+    use std::time::Duration;
+
+    #[cfg(debug_assertions)]
+    pub(super) fn pause() -> Duration {
+        let ordered = std::env::var("IMAGEWORKS_TEST_REGULAR_LOOK_S").ok();
+        let ordered = ordered.and_then(|seconds| seconds.parse().ok());
+        ordered.map_or(super::REGULAR, Duration::from_secs)
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn pause() -> Duration {
+        super::REGULAR
+    }
+}
+
 impl Actor for RegistryActor {
     type Context = Context<Self>;
 
@@ -388,7 +406,7 @@ impl Actor for RegistryActor {
         let mut watch = Watch::new(&self.settings.dir, ctx.address().recipient());
         watch.rearm();
         self.watch = Some(watch);
-        ctx.run_interval(REGULAR, Self::look_soon);
+        ctx.run_interval(regular::pause(), Self::look_soon);
         // What changed between the first look and the watch is not lost.
         self.look_soon(ctx);
     }

@@ -50,7 +50,12 @@ impl Watch {
         }
         self.inode = inode;
         match self.arm() {
-            Ok(watcher) => self.watcher = Some(watcher),
+            Ok((watcher, is_watched)) => {
+                self.watcher = Some(watcher);
+                if !is_watched {
+                    self.inode = None;
+                }
+            }
             Err(error) => {
                 self.watcher = None;
                 tracing::warn!(%error, dir = %self.dir.display(), "the registry is not watched, only looked at now and then");
@@ -58,14 +63,17 @@ impl Watch {
         }
     }
 
-    fn arm(&self) -> notify::Result<RecommendedWatcher> {
+    /// A new watcher; the flag says whether it watches the directory itself. One that is being
+    /// replaced at this very moment may not be there: the watch on the directory above it, which
+    /// is armed first, hears of the new one.
+    fn arm(&self) -> notify::Result<(RecommendedWatcher, bool)> {
         let (dir, hears) = (self.dir.clone(), self.hears.clone());
         let replaced = self.replaced.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.as_ref().map_or(true, |event| replaces(event, &dir)) {
                 replaced.store(true, Ordering::SeqCst);
             }
-            // An error (a queue that overflowed) is a reason to look as well.
+            // An error is a reason to look as well.
             if event.is_ok_and(|event| !concerns(&event, &dir)) {
                 return;
             }
@@ -75,16 +83,30 @@ impl Watch {
         if let Some(parent) = self.dir.parent() {
             watcher.watch(parent, RecursiveMode::NonRecursive)?;
         }
-        if self.inode.is_some() {
-            watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
-        }
-        Ok(watcher)
+        let is_watched = match watcher.watch(&self.dir, RecursiveMode::NonRecursive) {
+            Ok(()) => true,
+            Err(error) if is_absence(&error) => false,
+            Err(error) => return Err(error),
+        };
+        Ok((watcher, is_watched))
+    }
+}
+
+fn is_absence(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 
 /// Whether an event can mean that a layer changed. Reading a file makes events too, and so does
 /// the merged file that we write: neither may lead to a reload, or there would be no end of them.
 fn concerns(event: &Event, dir: &Path) -> bool {
+    // The kernel's queue overflowed: what was lost may have been anything.
+    if event.need_rescan() {
+        return true;
+    }
     let reading = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
         EventKind::Access(_) => true,
@@ -99,10 +121,11 @@ fn concerns(event: &Event, dir: &Path) -> bool {
 
 fn replaces(event: &Event, dir: &Path) -> bool {
     use notify::event::ModifyKind;
-    matches!(
+    let kind = matches!(
         event.kind,
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-    ) && event.paths.iter().any(|path| path == dir)
+    );
+    event.need_rescan() || (kind && event.paths.iter().any(|path| path == dir))
 }
 
 fn is_ours(path: &Path) -> bool {
@@ -114,6 +137,46 @@ fn is_ours(path: &Path) -> bool {
 mod tests {
     use super::*;
     use notify::event::{CreateKind, ModifyKind};
+
+    /// Hears, and says so.
+    struct Ear(tokio::sync::mpsc::UnboundedSender<()>);
+
+    impl actix::Actor for Ear {
+        type Context = actix::Context<Self>;
+    }
+
+    impl actix::Handler<Changed> for Ear {
+        type Result = ();
+
+        fn handle(&mut self, _: Changed, _: &mut Self::Context) {
+            let _ = self.0.send(());
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_directory_that_vanishes_while_it_is_being_watched_is_heard_when_it_comes_back() {
+        use actix::Actor;
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("configs");
+        let (heard_in, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let mut watch = Watch::new(&dir, Ear(heard_in).start().recipient());
+        // Seen a moment ago, gone when it is to be watched.
+        watch.inode = Some(1);
+        let (watcher, is_watched) = watch.arm().unwrap();
+        (watch.watcher, watch.inode) = (Some(watcher), None);
+        assert!(!is_watched);
+        std::fs::create_dir(&dir).unwrap();
+        let soon = std::time::Duration::from_secs(4);
+        tokio::time::timeout(soon, heard.recv())
+            .await
+            .expect("the new directory is heard")
+            .unwrap();
+        watch.rearm();
+        assert!(watch.inode.is_some());
+        while heard.try_recv().is_ok() {}
+        std::fs::write(dir.join("model_registry.curated.json"), "[]").unwrap();
+        tokio::time::timeout(soon, heard.recv()).await.expect("its files are heard").unwrap();
+    }
 
     #[test]
     fn only_what_can_change_a_layer_is_a_reason_to_look() {
@@ -132,5 +195,7 @@ mod tests {
         assert!(!concerned(modify, "/r/configs/model_registry.json"), "our own file");
         assert!(!concerned(create, "/r/configs/model_registry.json.new"));
         assert!(!concerned(modify, "/r/other"));
+        let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        assert!(concerns(&overflow, dir) && replaces(&overflow, dir), "anything may be lost");
     }
 }
