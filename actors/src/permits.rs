@@ -113,22 +113,12 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chat_proxy_core::registry::{EndpointRules, Placement, Snapshot};
-
-    fn launch() -> Arc<Launch> {
-        let rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
-        let text = br#"[{"name": "a", "backend": "vllm"}]"#;
-        let snapshot = Snapshot::load("r", text, &rules).unwrap();
-        match snapshot.placement(0) {
-            Placement::SinglePort(launch) => launch.clone(),
-            other => panic!("{other:?}"),
-        }
-    }
+    use crate::testing::launch;
 
     #[actix_rt::test]
     async fn every_permit_is_counted_back_once_also_by_a_panic() {
         let ledger = PermitLedger::new(Generation(7));
-        let of = |g| ledger.grant(Generation(g), launch(), Duration::ZERO, Duration::ZERO);
+        let of = |g| ledger.grant(Generation(g), launch("a"), Duration::ZERO, Duration::ZERO);
         let (one, two, other) = (of(8), of(8), of(9));
         assert_eq!((ledger.in_flight(Generation(8)), ledger.in_flight(Generation(9))), (2, 1));
         drop(one);

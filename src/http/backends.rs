@@ -104,17 +104,22 @@ async fn try_activate(
         let shown = json!({"model": model, "state": gpu.state, "resident": gpu.model});
         return Ok(HttpResponse::Accepted().json(shown));
     }
-    for _ in 0..MAX_ORDERS {
+    let mut given = 1;
+    loop {
         match outcome.await {
             Ok(Outcome::Refused(refusal)) => return Err(refusal),
             Ok(Outcome::Activated | Outcome::Granted(_)) => {
                 return Ok(HttpResponse::Ok().json(json!({"model": model, "state": "ready"})));
             }
+            Err(_) if given == MAX_ORDERS => {
+                let message = "the order was lost: a part of the proxy keeps failing";
+                return Err(ApiError::new(Code::Internal, message));
+            }
             // The arbiter died with it: its successor is told.
             Err(_) => outcome = give_order(state, &launch).await?,
         }
+        given += 1;
     }
-    Err(ApiError::new(Code::Internal, "the order was lost: a part of the proxy keeps failing"))
 }
 
 /// So often is one order given to arbiters that die over it.

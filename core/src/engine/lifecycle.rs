@@ -19,6 +19,7 @@
 //! | Stopping | time | killed; later Stuck |
 //! | Stopping | exited | Sweeping |
 //! | Sweeping | swept / not | Stopped or Failed / Stuck |
+//! | Stuck | exited | Sweeping |
 //! | Stuck | swept | Stopped |
 //!
 //! Whatever the state, the goal is looked at again after every event.

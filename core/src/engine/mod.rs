@@ -12,6 +12,8 @@ pub mod lifecycle;
 pub mod report;
 pub mod state_file;
 pub mod telling;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use cause::Cause;
 pub use launch::{EngineRules, Launch};

@@ -9,7 +9,7 @@ mod world;
 use std::sync::LazyLock;
 
 use super::*;
-use crate::registry::{EndpointRules, Placement, Snapshot};
+use crate::engine::testing::launches;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -31,17 +31,7 @@ const MODELS: [&str; 3] = ["a", "b", "c"];
 /// From spawn to ready, for every launch here.
 const START: Duration = s(600);
 
-static LAUNCHES: LazyLock<Vec<Arc<Launch>>> = LazyLock::new(|| {
-    let rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
-    let entry = |name| format!(r#"{{"name": "{name}", "backend": "vllm"}}"#);
-    let text = format!("[{}]", MODELS.map(entry).join(","));
-    let snapshot = Snapshot::load("r", text.as_bytes(), &rules).unwrap();
-    let launch = |at| match snapshot.placement(at) {
-        Placement::SinglePort(launch) => launch.clone(),
-        other => panic!("{other:?}"),
-    };
-    (0..MODELS.len()).map(launch).collect()
-});
+static LAUNCHES: LazyLock<Vec<Arc<Launch>>> = LazyLock::new(|| launches(&MODELS));
 
 fn launch(model: &str) -> Arc<Launch> {
     LAUNCHES.iter().find(|launch| launch.model.as_str() == model).unwrap().clone()

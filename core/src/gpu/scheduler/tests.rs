@@ -13,8 +13,8 @@ mod world;
 use std::sync::LazyLock;
 
 use super::*;
+use crate::engine::testing::launches;
 use crate::engine::{Cause, EngineReport, Held, Phase};
-use crate::registry::{EndpointRules, Placement, Snapshot};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -45,17 +45,7 @@ fn rules() -> SchedulerRules {
 
 const MODELS: [&str; 3] = ["a", "b", "c"];
 
-static LAUNCHES: LazyLock<Vec<Arc<Launch>>> = LazyLock::new(|| {
-    let rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
-    let entry = |name| format!(r#"{{"name": "{name}", "backend": "vllm"}}"#);
-    let text = format!("[{}]", MODELS.map(entry).join(","));
-    let snapshot = Snapshot::load("r", text.as_bytes(), &rules).unwrap();
-    let launch = |at| match snapshot.placement(at) {
-        Placement::SinglePort(launch) => launch.clone(),
-        other => panic!("{other:?}"),
-    };
-    (0..MODELS.len()).map(launch).collect()
-});
+static LAUNCHES: LazyLock<Vec<Arc<Launch>>> = LazyLock::new(|| launches(&MODELS));
 
 fn launch(model: &str) -> Arc<Launch> {
     LAUNCHES.iter().find(|launch| launch.model.as_str() == model).unwrap().clone()
