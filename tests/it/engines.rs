@@ -301,6 +301,26 @@ fn the_summary_and_the_figures_tell_the_same_story() {
 }
 
 #[test]
+fn a_chat_template_is_found_by_the_daemon_and_named_so_that_the_engine_finds_it() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let it = Engines::new()
+        .model("tiny-a", &[])
+        .set("vllm", "vllm_executor_cwd", format!("{:?}", elsewhere.path().display().to_string()))
+        .start();
+    fs::create_dir(it.daemon.path("chat_templates")).unwrap();
+    let template = it.daemon.path("chat_templates/tiny-a.jinja");
+    fs::write(&template, "{{ messages }}").unwrap();
+    it.assert_answers("tiny-a");
+    let argv = it.ask_engine("/sim/argv");
+    let argv: Vec<&str> = argv.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let at = argv.iter().position(|word| *word == "--chat-template").unwrap();
+    assert_eq!(fs::canonicalize(argv[at + 1]).unwrap(), fs::canonicalize(&template).unwrap());
+    assert!(argv[at + 1].starts_with('/'), "{argv:?}");
+    let cwd = it.ask_engine("/sim/process")["cwd"].as_str().unwrap().to_owned();
+    assert_eq!(fs::canonicalize(cwd).unwrap(), fs::canonicalize(elsewhere.path()).unwrap());
+}
+
+#[test]
 fn the_model_list_says_which_model_is_active() {
     let it = Engines::two().start();
     let shown = || {

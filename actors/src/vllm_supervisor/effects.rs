@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,8 +105,10 @@ impl VllmSupervisor {
             Some(command) => command.clone(),
             None => found_command()?,
         };
+        // Found from here, but opened by the engine, whose directory may be another one.
         let template = launch.templates.iter().find(|path| path.is_file());
-        let line = launch.command_line(&command, template.map(PathBuf::as_path));
+        let template = template.map(std::path::absolute).transpose()?;
+        let line = launch.command_line(&command, template.as_deref());
         let environment = environment::of_engine(
             std::env::vars_os(),
             &self.secrets(),
