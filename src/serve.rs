@@ -7,7 +7,8 @@
 //! 2. wait for running requests, at most `drain_timeout_s` or until a second signal;
 //! 3. cut the rest: each gets its error event;
 //! 4. stop the HTTP server;
-//! 5. stop the engine, and prove it gone; a second signal kills it at once;
+//! 5. stop the engine, and prove it gone; a second signal kills it at once (with
+//!    `keep_backends_on_exit`: leave it to the next daemon);
 //! 6. flush the request log;
 //! 7. stop the log writer's thread.
 
@@ -25,6 +26,7 @@ use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
 use chat_proxy_actors::guard::Role;
 use chat_proxy_actors::logger::FlushReport;
+use chat_proxy_actors::process::children;
 use chat_proxy_actors::registry::Reload;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use chat_proxy_core::config::Settings;
@@ -102,6 +104,8 @@ struct Daemon {
     drain_timeout: Duration,
     /// How long the engine's end may take.
     engine_budget: Duration,
+    /// The engine is left to the next daemon.
+    keep_engine: bool,
     /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
     lock: Option<OwnerLock>,
 }
@@ -120,11 +124,15 @@ where
     let state_path = Path::new(&settings.vllm.vllm_state_path);
     let single_port = settings.vllm.vllm_single_port;
     let lock = single_port.then(|| OwnerLock::take(state_path)).transpose()?;
+    if let Err(error) = children::take_in() {
+        tracing::warn!(%error, "what engines leave behind may stay a zombie, or unknown");
+    }
     let log_thread = Arbiter::new();
     let house = wiring::build(&settings, directory, log, &log_thread)?;
     let life = Life::begin();
     let drain_timeout = settings.server.drain_timeout_s.get();
     let rules = settings::lifecycle(&settings);
+    let keep_engine = settings.server.keep_backends_on_exit;
     let state = AppState::new(settings, guard, &house, life.clone());
     let server = http_server(state, listeners)?;
     let daemon = Daemon {
@@ -136,6 +144,7 @@ where
         engine_budget: rules.stop_timeout.max(rules.loading_stop_grace)
             + rules.kill_grace
             + SWEEP_GRACE,
+        keep_engine,
         lock,
     };
     // Signals are heard before anybody is told that we are there.
@@ -260,7 +269,7 @@ impl Daemon {
         self.close_log().await;
     }
 
-    /// Stops the engine; a second signal kills it at once.
+    /// Stops the engine, unless it is to run on; a second signal kills it at once.
     async fn stop_engine(&self, orders: &mut mpsc::Receiver<Order>) {
         if self.lock.is_none() {
             return;
@@ -280,6 +289,9 @@ impl Daemon {
         };
         match ended {
             Ok(Ended::Clean) => {}
+            Ok(Ended::Kept(model, pid)) => {
+                tracing::info!(%model, pid, "the engine runs on, for the next daemon; `sweep` ends it");
+            }
             Ok(Ended::Left(what)) => tracing::error!(what, "an engine was left behind"),
             Err(_) => tracing::error!("the engine did not end in time and was left behind"),
         }
@@ -290,7 +302,7 @@ impl Daemon {
         let supervisor = self.house.directory.port(|book| book.vllm.clone());
         let mut told = false;
         loop {
-            match supervisor.ask(ShutDown, self.engine_budget).await {
+            match supervisor.ask(ShutDown { keep: self.keep_engine }, self.engine_budget).await {
                 Ok(ended) => return ended,
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!(%error, "the supervisor does not answer");

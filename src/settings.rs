@@ -7,9 +7,10 @@ use std::time::Duration;
 use chat_proxy_actors::forwarder::ForwardSettings;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::registry::RegistrySettings;
-use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Settings};
+use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Seconds, Settings};
 use chat_proxy_core::engine::EngineRules;
-use chat_proxy_core::engine::lifecycle::LifecycleRules;
+use chat_proxy_core::engine::lifecycle::{BreakerRules, LifecycleRules};
+use chat_proxy_core::engine::probing::ProbeRules;
 use chat_proxy_core::gpu::SchedulerRules;
 use chat_proxy_core::registry::listing::ListingRules;
 use chat_proxy_core::registry::{EndpointRules, Rules};
@@ -22,7 +23,8 @@ const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
 /// What SIGKILL has not ended by then is stuck.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// An engine of an earlier daemon that had been ready must answer within this.
-const ADOPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A busy one may be late, and none is stopped for that.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads file and environment. A file that the variable names must exist; the default one need not.
 pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
@@ -128,7 +130,22 @@ pub(crate) fn lifecycle(settings: &Settings) -> LifecycleRules {
         loading_stop_grace: vllm.loading_stop_grace_s.get(),
         kill_grace: KILL_GRACE,
         backoff: vllm.vllm_restart_backoff_s.get(),
+        breaker: BreakerRules {
+            failures: vllm.breaker_failures,
+            window: vllm.breaker_window_s.get(),
+            open: vllm.breaker_open_s.get(),
+        },
         adopt_timeout: ADOPT_TIMEOUT,
+    }
+}
+
+/// How an engine that serves is probed.
+pub(crate) fn probes(settings: &Settings) -> ProbeRules {
+    let vllm = &settings.vllm;
+    ProbeRules {
+        interval: vllm.health_interval_s.get(),
+        timeout: vllm.health_probe_timeout_s.get(),
+        failures: vllm.health_failures,
     }
 }
 
@@ -140,6 +157,7 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         max_wait: scheduler.max_queue_wait_s.limit(),
         swap_wait: scheduler.max_swap_wait_s.get(),
         swap_drain: scheduler.swap_drain_timeout_s.limit(),
+        abandoned_grace: settings.vllm.abandoned_load_grace_s.map(Seconds::get),
         start_on_request: settings.autostart.autostart_enabled,
     }
 }

@@ -17,7 +17,7 @@ use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
-use chat_proxy_actors::permits::PermitLedger;
+use chat_proxy_actors::permits::{PermitLedger, Pulse};
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::transcript::Audience;
@@ -76,6 +76,7 @@ pub(crate) fn build(
         Turns {
             admit: directory.port(|book| book.arbiter.clone()),
             abandon: directory.port(|book| book.arbiter.clone()),
+            autopsy: directory.port(|book| book.vllm.clone()),
             ledger: ledger.clone(),
         },
     );
@@ -94,7 +95,10 @@ pub(crate) fn build(
         (Role::Metrics, rolling_view(&directory)),
         (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
         (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
-        (Role::Vllm, vllm(supervisor(settings, &metrics, &registry, &directory), &directory)),
+        (
+            Role::Vllm,
+            vllm(supervisor(settings, &metrics, &registry, ledger.pulse(), &directory), &directory),
+        ),
     ]);
     if !settings.vllm.vllm_single_port {
         // Such a daemon has no lock: the engine that the state file names may be another one's.
@@ -153,6 +157,7 @@ fn supervisor(
     settings: &Settings,
     metrics: &Metrics,
     registry: &RegistryView,
+    pulse: Pulse,
     directory: &Directory,
 ) -> SupervisorParts {
     let silence: Option<Duration> = settings.vllm.vllm_health_timeout_s.limit();
@@ -161,7 +166,11 @@ fn supervisor(
         state_path: PathBuf::from(&settings.vllm.vllm_state_path),
         port: settings.vllm.vllm_port,
         silence,
+        probes: settings::probes(settings),
+        pulse,
         keep_logs: settings.logging.max_log_files,
+        max_log_bytes: settings.vllm.vllm_log_max_bytes,
+        ends_all: false,
         secrets: settings::secret_variables(settings),
         registry: registry.clone(),
         arbiter: directory.port(|book| book.arbiter.clone()),

@@ -22,6 +22,26 @@ pub struct PermitLedger {
     newest: AtomicU64,
     tickets: AtomicU64,
     draining: AtomicBool,
+    pulse: Pulse,
+}
+
+/// Whether engines send anything: set by whoever carries their answers, looked at by whoever must
+/// tell a busy engine from a dead one. Cheap for the former: it writes only after the latter looked.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicBool>);
+
+impl Pulse {
+    /// A byte of an answer has come.
+    pub fn beat(&self) {
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one has come since the last look.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// The right to send one request to one start of an engine.
@@ -61,6 +81,11 @@ impl PermitLedger {
         self.counts().get(&generation).copied().unwrap_or(0)
     }
 
+    /// Whether engines send anything.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Waits for a permit to come back. Wakes one waiter: the arbiter.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -93,6 +118,13 @@ impl PermitLedger {
 
     fn counts(&self) -> MutexGuard<'_, HashMap<Generation, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// To be told when a byte of its answer has come.
+    pub fn pulse(&self) -> Pulse {
+        self.ledger.pulse()
     }
 }
 

@@ -136,6 +136,11 @@ impl ApiError {
         }
     }
 
+    /// 500 for an order that could not be carried out to its end.
+    pub(crate) fn not_done(error: &std::io::Error) -> Self {
+        Self { status: 500, kind: "InternalServerError", ..Self::bad_request(error.to_string()) }
+    }
+
     /// 500 for a request whose engine died.
     pub(crate) fn engine_died() -> Self {
         Self { status: 500, kind: "InternalServerError", ..Self::bad_request(DIED) }

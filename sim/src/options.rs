@@ -38,7 +38,7 @@ pub struct Options {
     pub sleep_mode: bool,
     /// What each request has as faults unless it says otherwise.
     pub fault: Fault,
-    /// The status of `/health`.
+    /// The status of `/health`, until another is ordered.
     pub health: u16,
     /// What `/v1/models` lists instead of the served names.
     pub wrong_id: Option<String>,

@@ -15,11 +15,12 @@ use crate::generate::{Generation, generate};
 use crate::http::Head;
 use crate::life::{End, Life, State};
 use crate::options::Options;
+use crate::orders::{self, Health};
 use crate::process::{self, Family};
 use crate::stats::{Counters, Going};
 use crate::stream::{self, Format, pause};
 use crate::wire::{Reply, Stop, Wire};
-use crate::{chat, completions, ids, messages, metrics, responses, tokens};
+use crate::{chat, completions, messages, metrics, models, responses, tokens};
 
 /// One engine: what it was started with, and what changes while it serves.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     /// The level of sleep; 0 is awake.
     pub(crate) sleep: watch::Sender<u8>,
+    /// How `/health` is answered while the engine lives.
+    pub(crate) health: watch::Sender<Health>,
     /// Whether the engine lives.
     pub(crate) life: Life,
     /// The processes of the engine, if it is one.
@@ -47,6 +50,8 @@ enum Post {
     Sleep,
     WakeUp,
     Reset,
+    Health,
+    Log,
 }
 
 /// A route that answers a GET.
@@ -96,6 +101,9 @@ fn route(path: &str, core: &Core) -> Option<Route> {
         // An embedded engine tells nothing of the program around it.
         "/sim/env" if core.family.is_some() => Route::Get(Get::Env),
         "/sim/process" if core.family.is_some() => Route::Get(Get::Process),
+        // Nor does it write to that program's standard error.
+        "/sim/log" if core.family.is_some() => Route::Post(Post::Log),
+        "/sim/health" => Route::Post(Post::Health),
         "/sim/reset" => Route::Post(Post::Reset),
         _ => return None,
     })
@@ -113,12 +121,14 @@ pub(crate) async fn answer(
     };
     match (route, head.method.as_str()) {
         (Route::Get(get) | Route::Both(get), "GET") | (Route::Both(get), "POST") => {
-            wire.reply(&get_reply(core, get)).await
+            wire.reply(&get_reply(core, get).await).await
         }
         (Route::Post(Post::Reset), "POST") => {
             core.counters.reset();
             wire.reply(&Reply::json(200, "{}")).await
         }
+        (Route::Post(Post::Health), "POST") => wire.reply(&orders::health(core, body)).await,
+        (Route::Post(Post::Log), "POST") => wire.reply(&orders::log(body).await).await,
         (Route::Post(Post::Sleep), "POST") => wire.reply(&sleep(core, &head.query)).await,
         (Route::Post(Post::WakeUp), "POST") => {
             core.sleep.send_replace(0);
@@ -134,11 +144,10 @@ pub(crate) async fn answer(
     }
 }
 
-fn get_reply(core: &Core, get: Get) -> Reply {
+async fn get_reply(core: &Core, get: Get) -> Reply {
     let body = match get {
-        Get::Health if core.life.state() == State::Dead => return Reply::empty(503),
-        Get::Health => return Reply::empty(core.options.health),
-        Get::Models => models(&core.options),
+        Get::Health => return health(core).await,
+        Get::Models => models::list(&core.options),
         Get::Version => json!({"version": "0.32.0"}),
         Get::Load => json!({"server_load": core.counters.running.load(Relaxed)}),
         Get::Metrics => return metrics::reply(core),
@@ -151,26 +160,14 @@ fn get_reply(core: &Core, get: Get) -> Reply {
     Reply::json(200, body.to_string())
 }
 
-fn models(options: &Options) -> Value {
-    let created = ids::now();
-    let model = |name: &String| {
-        json!({
-            "id": name, "object": "model", "created": created, "owned_by": "vllm",
-            "root": options.root, "parent": null, "max_model_len": options.max_model_len,
-            "permission": [{
-                "id": ids::random_id("modelperm-"), "object": "model_permission",
-                "created": created, "allow_create_engine": false, "allow_sampling": true,
-                "allow_logprobs": true, "allow_search_indices": false, "allow_view": true,
-                "allow_fine_tuning": false, "organization": "*", "group": null,
-                "is_blocking": false,
-            }],
-        })
-    };
-    let data: Vec<Value> = match &options.wrong_id {
-        Some(wrong) => vec![model(wrong)],
-        None => options.served.iter().map(model).collect(),
-    };
-    json!({"object": "list", "data": data})
+/// How the engine fares, or what was ordered to be told of that.
+async fn health(core: &Core) -> Reply {
+    let ordered = *core.health.borrow();
+    match ordered {
+        Health::Hangs => std::future::pending().await,
+        Health::Status(_) if core.life.state() == State::Dead => Reply::empty(503),
+        Health::Status(status) => Reply::empty(status),
+    }
 }
 
 fn sleep(core: &Core, query: &str) -> Reply {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::sync::watch;
 
 use crate::http::{BadRequest, Head, Reader};
 use crate::life::Life;
 use crate::options::Options;
+use crate::orders::Health;
 use crate::process::Family;
 use crate::routes::{self, Core};
 use crate::stats::{Counters, End, Going};
@@ -49,8 +51,9 @@ pub(crate) fn core(mut options: Options, life: Life, family: Option<Family>) -> 
     if options.served.is_empty() {
         options.served = Options::default().served;
     }
-    let sleep = tokio::sync::watch::Sender::new(0);
-    Arc::new(Core { options, counters: Counters::default(), sleep, life, family })
+    let sleep = watch::Sender::new(0);
+    let health = watch::Sender::new(Health::Status(options.health));
+    Arc::new(Core { options, counters: Counters::default(), sleep, health, life, family })
 }
 
 /// Serves for ever.

@@ -49,6 +49,7 @@ fn supervised(engine: &EngineStatus, gpu: &Status) -> Value {
         "pid": engine.pid, "port": engine.port, "since": engine.since,
         "restarts": engine.restarts, "last_error": engine.last_error,
         "in_flight": gpu.in_flight, "queue_depth": gpu.queue.len(), "log": engine.log,
+        "in_crash_loop": engine.in_crash_loop,
     })
 }
 

@@ -9,6 +9,7 @@ use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::registry::Endpoint;
 
 use super::reply::Reply;
+use crate::permits::Permit;
 
 /// What is sent, and what is held while it is.
 pub(super) struct Cargo {
@@ -24,6 +25,8 @@ pub(super) struct Target<'a> {
     pub(super) served_id: &'a str,
     /// A request that was not answered a byte comes back, to be sent again.
     pub(super) may_return: bool,
+    /// The turn at a supervised engine.
+    pub(super) permit: Option<&'a Permit>,
 }
 
 /// A request that its backend refused or dropped before it answered a byte, with all that is needed

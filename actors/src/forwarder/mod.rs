@@ -28,19 +28,22 @@ mod upstream;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::ids::Generation;
+use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 pub use messages::{Answer, Forward, RequestMeta, StreamAnswer, WholeAnswer};
 
 use crate::gpu_arbiter::messages::{Abandon, Admit};
-use crate::permits::PermitLedger;
+use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
 use crate::registry::RegistryView;
+use crate::vllm_supervisor::messages::Autopsy;
 use cut::{Cut, Switch};
 
 /// What forwarders need to know.
@@ -90,6 +93,8 @@ pub struct Turns {
     pub admit: Port<Admit>,
     /// Does not want it any more.
     pub abandon: Port<Abandon>,
+    /// Tells what an engine died of.
+    pub autopsy: Port<Autopsy>,
     /// Numbers the waits.
     pub ledger: Arc<PermitLedger>,
 }
@@ -206,7 +211,22 @@ impl Shared {
             switch,
         }
     }
+
+    /// What the engine died of, where that is why a request failed there: to be told so is worth
+    /// more than that a connection broke.
+    async fn explain(&self, permit: Option<&Permit>, error: ApiError) -> ApiError {
+        let Some(permit) = permit.filter(|_| error.code == Code::BackendUnavailable) else {
+            return error;
+        };
+        match self.turns.autopsy.ask(Autopsy(permit.generation), AUTOPSY).await {
+            Ok(Some(cause)) => cause.error(permit.launch.model.as_str()),
+            Ok(None) | Err(_) => error,
+        }
+    }
 }
+
+/// An engine's death is known within milliseconds of its connections' end, or there was none.
+const AUTOPSY: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct ForwarderActor {

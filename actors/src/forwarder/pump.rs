@@ -10,13 +10,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
 use chat_proxy_core::chat::unary as rules;
-use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 
-use super::cargo::{Cargo, Unsent};
+use super::cargo::{Cargo, Target, Unsent};
 use super::deadlines::{Deadlines, Due};
 use super::prepare::Prepared;
-use super::reply::{Interrupt, Reply};
+use super::reply::{Interrupt, Reply, engine_gone};
 use super::upstream::{Event, Head, Upstream};
 use super::{Shared, failure};
 use crate::transcript::Transcript;
@@ -63,7 +62,7 @@ struct Pump<'a> {
 pub(super) async fn run(
     shared: &Shared,
     prepared: &Prepared,
-    endpoint: &Endpoint,
+    target: &Target<'_>,
     upstream: Upstream,
     reply: Reply,
     transcript: &mut Transcript,
@@ -78,13 +77,20 @@ pub(super) async fn run(
         transcript,
         out: Vec::new(),
     };
-    let ending = pump.pump().await;
+    let mut ending = pump.pump().await;
     // Not after a timeout: that pool serves other backends too, and none of it is broken.
     if let Ending::Failed(error) | Ending::Unsent(error, _) = &ending
         && error.code == Code::BackendUnavailable
     {
-        shared.clients.forget(endpoint);
+        shared.clients.forget(target.endpoint);
     }
+    ending = match ending {
+        Ending::Failed(error) => Ending::Failed(shared.explain(target.permit, error).await),
+        Ending::Interrupted(Interrupt::EngineGone) => {
+            Ending::Failed(shared.explain(target.permit, engine_gone()).await)
+        }
+        ending => ending,
+    };
     if let Ending::Unsent(error, cargo) = ending {
         return Some(Unsent { reply: pump.reply, error, cargo });
     }

@@ -178,9 +178,14 @@ impl Reply {
                 self.refuse(ApiError::new(Code::Draining, message), transcript);
             }
             Interrupt::EngineGone => {
-                let message = "the engine that answered this request was stopped, or died";
-                self.refuse(ApiError::new(Code::BackendUnavailable, message), transcript);
+                self.refuse(engine_gone(), transcript);
             }
         }
     }
+}
+
+/// A request's end when its engine is stopped or died, and no more is known.
+pub(super) fn engine_gone() -> ApiError {
+    let message = "the engine that answered this request was stopped, or died";
+    ApiError::new(Code::BackendUnavailable, message)
 }

@@ -50,7 +50,12 @@ async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &m
     match &prepared.placement {
         Placement::SinglePort(launch) => request.supervised(launch, cargo, reply, transcript).await,
         Placement::External(endpoint) => {
-            let target = Target { endpoint, served_id: &prepared.served_id, may_return: false };
+            let target = Target {
+                endpoint,
+                served_id: &prepared.served_id,
+                may_return: false,
+                permit: None,
+            };
             let unsent = request.forward(target, cargo, reply, transcript).await;
             if let Some(unsent) = unsent {
                 unsent.reply.refuse(unsent.error, transcript);
@@ -85,11 +90,17 @@ impl Request<'_> {
             // by the name that it knows.
             let Launch { endpoint, served_id, .. } = &*permit.launch;
             transcript.record().model_backend_id = Some(served_id.clone());
-            let target = Target { endpoint, served_id, may_return: refused_by.is_none() };
+            let target = Target {
+                endpoint,
+                served_id,
+                may_return: refused_by.is_none(),
+                permit: Some(&permit),
+            };
             let sent = self.forward(target, cargo, held, transcript).await;
             let Some(unsent) = sent else { return };
             if !target.may_return {
-                return unsent.reply.refuse(unsent.error, transcript);
+                let error = self.shared.explain(target.permit, unsent.error).await;
+                return unsent.reply.refuse(error, transcript);
             }
             tracing::warn!(error = %unsent.error, "sent back to the queue");
             unsent.reply.uses(None);
@@ -108,7 +119,6 @@ impl Request<'_> {
     ) -> Option<Unsent> {
         let _at_backend = transcript.at_backend();
         let Request { shared, prepared, meta } = self;
-        let endpoint = target.endpoint;
         let upstream = match dispatch(shared, prepared, &target, meta, cargo) {
             Ok(upstream) => upstream,
             Err(error) => {
@@ -117,9 +127,9 @@ impl Request<'_> {
             }
         };
         if prepared.stream {
-            pump::run(shared, prepared, endpoint, upstream, reply, transcript).await
+            pump::run(shared, prepared, &target, upstream, reply, transcript).await
         } else {
-            unary::run(shared, prepared, endpoint, upstream, reply, transcript).await
+            unary::run(shared, prepared, &target, upstream, reply, transcript).await
         }
     }
 }

@@ -10,16 +10,15 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
-use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::cargo::{Cargo, Unsent};
+use super::cargo::{Cargo, Target, Unsent};
 use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::WholeAnswer;
 use super::prepare::Prepared;
-use super::reply::{Interrupt, Reply};
+use super::reply::{Interrupt, Reply, engine_gone};
 use super::upstream::{Event, Head, Upstream};
 use crate::transcript::Transcript;
 
@@ -37,7 +36,7 @@ enum Fetched {
 pub(super) async fn run(
     shared: &Shared,
     prepared: &Prepared,
-    endpoint: &Endpoint,
+    target: &Target<'_>,
     mut upstream: Upstream,
     mut reply: Reply,
     transcript: &mut Transcript,
@@ -52,16 +51,21 @@ pub(super) async fn run(
         },
     };
     match fetched {
+        Fetched::Interrupted(Interrupt::EngineGone) => {
+            reply.refuse(shared.explain(target.permit, engine_gone()).await, transcript);
+        }
         Fetched::Interrupted(why) => reply.interrupted(why, transcript),
-        Fetched::Failed(error) => reply.refuse(error, transcript),
+        Fetched::Failed(error) => {
+            reply.refuse(shared.explain(target.permit, error).await, transcript);
+        }
         Fetched::Unsent(error, cargo) => {
-            shared.clients.forget(endpoint);
+            shared.clients.forget(target.endpoint);
             return Some(Unsent { reply, error, cargo });
         }
         Fetched::Whole(head, body) => {
             if let Err(error) = judge(&head, &body, upstream.address()) {
-                shared.clients.forget(endpoint);
-                reply.refuse(error, transcript);
+                shared.clients.forget(target.endpoint);
+                reply.refuse(shared.explain(target.permit, error).await, transcript);
             } else if head.status.is_success() {
                 pass(reply, &head, body, prepared.model.clone(), transcript);
             } else {

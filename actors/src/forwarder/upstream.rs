@@ -22,6 +22,7 @@ use futures_core::Stream;
 use super::body::Pieces;
 use super::cargo::{Cargo, Target};
 use super::messages::RequestMeta;
+use crate::permits::{Permit, Pulse};
 
 /// What comes from a backend.
 pub(super) enum Event {
@@ -60,6 +61,8 @@ pub(super) struct Upstream {
     /// The share of the memory for waiting bodies; given back when the head has come. And the body,
     /// where it may have to be sent again.
     held: Option<Held>,
+    /// Of a supervised engine: beats with every piece.
+    pulse: Option<Pulse>,
 }
 
 /// See [`Upstream::held`].
@@ -103,6 +106,7 @@ impl Upstream {
             state: State::Sending(request.send_body(Pieces::new(body))),
             address: endpoint.base().to_owned(),
             held: Some(Held { share, again }),
+            pulse: target.permit.map(Permit::pulse),
         })
     }
 
@@ -117,7 +121,12 @@ impl Upstream {
             State::Flowing(response) => {
                 let next = std::task::ready!(Pin::new(response).poll_next(cx));
                 Poll::Ready(match next {
-                    Some(Ok(bytes)) => Event::Chunk(bytes),
+                    Some(Ok(bytes)) => {
+                        if let Some(pulse) = &self.pulse {
+                            pulse.beat();
+                        }
+                        Event::Chunk(bytes)
+                    }
                     None => self.over(Event::End),
                     Some(Err(error)) => {
                         let message = format!("the connection to {} broke: {error}", self.address);

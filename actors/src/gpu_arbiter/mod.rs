@@ -124,6 +124,7 @@ impl GpuArbiter {
             Effect::Refuse(ticket, refusal) => {
                 self.answer(ticket, |model| Outcome::Refused(refusal.error(model)));
             }
+            Effect::Pardon(model) => self.tell(SetGoal::Pardon(model)),
             Effect::Run(generation, launch) => {
                 self.parts.ledger.used(generation);
                 self.tell(SetGoal::Run(generation, launch));

@@ -28,6 +28,7 @@ struct House {
 
 fn rules() -> SchedulerRules {
     SchedulerRules {
+        abandoned_grace: None,
         max_queue: 8,
         max_wait: None,
         swap_wait: Duration::ZERO,
@@ -95,7 +96,10 @@ impl House {
             launch: launch(model),
             phase,
         });
-        self.arbiter.do_send(EngineChanged { report: EngineReport { held, newest }, fresh });
+        self.arbiter.do_send(EngineChanged {
+            report: EngineReport { held, newest, broken: Vec::new() },
+            fresh,
+        });
     }
 
     fn ask(&self, model: &str) -> Asked {
@@ -121,15 +125,18 @@ impl House {
         self.goals
             .until("a start", |goal| match goal {
                 SetGoal::Run(generation, launch) => Some((*generation, launch.model.to_string())),
-                SetGoal::Stop(_) => None,
+                SetGoal::Stop(_) | SetGoal::Pardon(_) => None,
             })
             .await
     }
 
     async fn stops(&mut self) -> Generation {
-        match self.goals.next().await {
-            SetGoal::Stop(generation) => generation,
-            SetGoal::Run(..) => panic!("a start, and no stop"),
+        loop {
+            match self.goals.next().await {
+                SetGoal::Stop(generation) => return generation,
+                SetGoal::Pardon(_) => {}
+                SetGoal::Run(..) => panic!("a start, and no stop"),
+            }
         }
     }
 }

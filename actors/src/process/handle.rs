@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::identity;
+use super::{children, identity};
 
 /// See the module.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ impl Handle {
     /// to nobody else.
     pub fn reap(&self) {
         self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+        children::forget(self.process.pid);
     }
 
     fn wait(&self, flags: WaitPidFlag) -> Option<String> {

@@ -12,6 +12,8 @@ use chat_proxy_core::engine::state_file::Process;
 pub struct Stat {
     /// `R`, `S`, `D`, `Z`, …
     pub state: char,
+    /// Its parent.
+    pub parent: i32,
     /// Its process group.
     pub group: i32,
     /// Clock ticks since the boot at which it was started.
@@ -35,9 +37,10 @@ fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?; // field 3
-    let group = fields.nth(1)?.parse().ok()?; // field 5
+    let parent = fields.next()?.parse().ok()?; // field 4
+    let group = fields.next()?.parse().ok()?; // field 5
     let start_time = fields.nth(16)?.parse().ok()?; // field 22
-    Some(Stat { state, group, start_time })
+    Some(Stat { state, parent, group, start_time })
 }
 
 /// The process of that number as one that cannot be mistaken for a later one.
@@ -91,12 +94,14 @@ fn without_secrets(words: Vec<String>) -> Vec<String> {
     words.into_iter().map(hide).collect()
 }
 
-/// Whether the process was started with this variable set so. Engines may overwrite theirs, so a
-/// `false` proves nothing.
-pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let wanted = format!("{name}={value}");
-    environment.split(|byte| *byte == 0).any(|pair| pair == wanted.as_bytes())
+/// A variable of the environment that the process was started with. Engines may overwrite theirs,
+/// so a `None` proves nothing.
+pub fn variable(pid: i32, name: &str) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value =
+        |pair: &[u8]| Some(pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
+    let value = environment.split(|byte| *byte == 0).find_map(value)?;
+    String::from_utf8(value).ok()
 }
 
 /// All processes there are.
@@ -112,7 +117,10 @@ mod tests {
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {
         let text = "7 (a) b (x)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(parse(text), Some(Stat { state: 'S', group: 42, start_time: 987_654 }));
+        assert_eq!(
+            parse(text),
+            Some(Stat { state: 'S', parent: 1, group: 42, start_time: 987_654 })
+        );
         assert_eq!(parse("7 (a"), None);
     }
 

@@ -1,15 +1,17 @@
-//! Processes of engines: starting them, hearing of their end, ending their group, who has a port.
+//! Processes of engines: starting them, hearing of their end, ending their tree, who has a port.
 //!
 //! Owns: every signal and every look into `/proc`. Must never do: trust a pid alone (a process is
 //! its pid and start time), signal what is not ours, or poll where the kernel can tell: the end of
-//! a process is heard through its pidfd. This is the one room that may hold `unsafe`; it does in one
-//! place, to register a pidfd with the runtime.
+//! a process is heard through its pidfd. This is the one room that may hold `unsafe`; it does in two
+//! places, to register a pidfd with the runtime and to hold a child before it becomes an engine.
 
-pub mod group;
+pub mod cgroup;
+pub mod children;
 mod handle;
 pub mod identity;
 pub mod port;
 mod spawn;
+pub mod tree;
 
 pub use handle::Handle;
-pub use spawn::{Spawning, spawn};
+pub use spawn::{Held, Spawning, hold};

@@ -1,6 +1,6 @@
-//! Whether a loading engine is ready.
+//! Whether a loading engine is ready, and whether one that was still serves.
 //!
-//! Owns: the three proofs (SPEC 6.1): `/health` is 200, `/v1/models` lists the served id, and the
+//! Owns: the probe, and the three proofs of readiness (SPEC 6.1): `/health` is 200, `/v1/models` lists the served id, and the
 //! socket that listens belongs to the engine. The last one matters: a stranger that took the port
 //! answers the first two as well, while our engine is still loading and fails late. Must never do:
 //! give up; the lifecycle has the deadline.
@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use awc::Client;
+use awc::error::SendRequestError;
 use chat_proxy_core::engine::Launch;
+use chat_proxy_core::engine::probing::Probe;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::log;
-use crate::process::group::Group;
 use crate::process::port;
+use crate::process::tree::Tree;
 
 /// A probe of a server on this machine takes no longer.
 const PROBE: Duration = Duration::from_secs(5);
@@ -29,6 +31,17 @@ const FIRST_TIME: Duration = Duration::from_secs(5);
 /// The largest list of models that is read.
 const MAX_LIST: usize = 1 << 20;
 
+/// Asks an engine that serves how it is.
+pub(super) async fn probe(client: &Client, launch: &Launch, limit: Duration) -> Probe {
+    let health = format!("{}/health", launch.endpoint.origin());
+    match client.get(health).timeout(limit).send().await {
+        Ok(answer) if answer.status().is_success() => Probe::Well,
+        Ok(answer) => Probe::Bad(format!("it answered with status {}", answer.status().as_u16())),
+        Err(SendRequestError::Timeout) => Probe::Late,
+        Err(error) => Probe::Bad(format!("it cannot be asked: {error}")),
+    }
+}
+
 /// What the looking found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -39,17 +52,17 @@ pub(super) enum Verdict {
 }
 
 /// Looks until the engine is ready, or has been silent for too long.
-pub(super) async fn watch(
+pub(super) async fn until_ready(
     client: Client,
     launch: Arc<Launch>,
-    group: Group,
+    tree: Tree,
     silence: Option<Duration>,
 ) -> Verdict {
     let began = Instant::now();
     let mut told = false;
     let (mut size, mut grew) = (log::size(&launch.log), began);
     loop {
-        match look(&client, &launch, &group).await {
+        match look(&client, &launch, &tree).await {
             Ok(()) => return Verdict::Healthy,
             Err(NotYet::Stranger) if !told => {
                 told = true;
@@ -88,7 +101,7 @@ enum NotYet {
     Stranger,
 }
 
-async fn look(client: &Client, launch: &Launch, group: &Group) -> Result<(), NotYet> {
+async fn look(client: &Client, launch: &Launch, tree: &Tree) -> Result<(), NotYet> {
     let health = format!("{}/health", launch.endpoint.origin());
     let answer = client.get(health).timeout(PROBE).send().await.map_err(|_| NotYet::Health)?;
     if !answer.status().is_success() {
@@ -97,9 +110,9 @@ async fn look(client: &Client, launch: &Launch, group: &Group) -> Result<(), Not
     if !lists(client, launch).await {
         return Err(NotYet::Models);
     }
-    let (group, at) = (group.clone(), launch.port);
+    let (tree, at) = (tree.clone(), launch.port);
     let ours = tokio::task::spawn_blocking(move || {
-        let pids: Vec<i32> = group.members().iter().map(|process| process.pid).collect();
+        let pids: Vec<i32> = tree.members().iter().map(|process| process.pid).collect();
         port::is_listened_by(at, &pids)
     });
     if ours.await.unwrap_or(false) { Ok(()) } else { Err(NotYet::Stranger) }

@@ -1,15 +1,23 @@
-//! An engine's log: opened anew for each start, read at its end.
+//! An engine's log: opened anew for each start, shortened while it runs, read at its end.
 //!
-//! Owns: its rotation before a start, and the way from its tail to the telling line. Must never
-//! do: stand between the engine and the file.
+//! Owns: its rotation before a start and during a run, its last lines, and the way from its tail
+//! to the telling line. Must never do: stand between the engine and the file.
+
+mod shorten;
+#[cfg_attr(not(test), expect(dead_code, reason = "called by the supervisor later"))]
+mod tail;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use chat_proxy_core::engine::telling::{TAIL, telling_line};
+use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_killed};
 
 use crate::rotation;
+
+pub(super) use shorten::shorten;
+#[cfg_attr(not(test), expect(unused_imports, reason = "called by the supervisor later"))]
+pub(super) use tail::tail;
 
 /// The file for a new start; what an earlier one wrote is kept beside it.
 pub(super) fn open(path: &Path, keep: u32) -> io::Result<File> {
@@ -22,15 +30,17 @@ pub(super) fn open(path: &Path, keep: u32) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// The line that tells why the engine ended. Blocking.
-pub(super) fn why(path: &Path) -> Option<String> {
-    match tail(path) {
+/// The line that tells why the engine ended; `killed`: by a signal. Blocking.
+pub(super) fn why(path: &Path, killed: bool) -> Option<String> {
+    match end(path) {
+        Ok(text) if killed => telling_line_of_the_killed(&text),
         Ok(text) => telling_line(&text),
         Err(error) => Some(format!("its log {} cannot be read: {error}", path.display())),
     }
 }
 
-fn tail(path: &Path) -> io::Result<String> {
+/// Of this start alone: what is beside the file may be of an earlier one.
+fn end(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
@@ -39,7 +49,10 @@ fn tail(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// How much it has written so far.
+/// How much it holds now. It grows, until it is shortened.
 pub(super) fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.len())
 }
+
+#[cfg(test)]
+mod tests;

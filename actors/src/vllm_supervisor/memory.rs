@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 
 use chat_proxy_core::engine::Launch;
 use chat_proxy_core::engine::state_file::StateFile;
+use chat_proxy_core::ids::Generation;
 use sha2::{Digest, Sha256};
+
+use crate::process::cgroup::Cgroup;
+use crate::process::tree::Tree;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -32,8 +36,23 @@ impl Memory {
         &self.path
     }
 
+    /// What our markers begin with.
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The tree of the engine that the file names.
+    pub(super) fn tree(&self, state: &StateFile) -> Tree {
+        Tree {
+            leader: state.leader(),
+            listed: state.members.clone(),
+            marker: self.marker(state.generation),
+            cgroup: cgroup(state),
+        }
+    }
+
     /// The marker of one start.
-    pub(super) fn marker(&self, generation: chat_proxy_core::ids::Generation) -> String {
+    pub(super) fn marker(&self, generation: Generation) -> String {
         format!("{}:{generation}", self.hash)
     }
 
@@ -69,6 +88,11 @@ impl Memory {
             _ => Ok(()),
         }
     }
+}
+
+/// The control group that the file names, if it is one of ours.
+pub(super) fn cgroup(state: &StateFile) -> Option<Cgroup> {
+    Cgroup::at(Path::new(state.cgroup.as_deref()?))
 }
 
 /// The hash of a launch: equal hashes mean that the registry still wants this very engine.

@@ -1,21 +1,23 @@
 //! `VllmSupervisor`: has the one vLLM process.
 //!
-//! Owns: the process and its group, its state file, its log (core: `engine::Lifecycle`). Accepts:
-//! [`SetGoal`], [`Announce`], [`ShutDown`], [`Hurry`], [`GetEngine`]; hears of the process's end
-//! through its pidfd. Emits: a report to the arbiter at every change. Stops with the daemon, after
-//! its engine. Restarts: takes over the engine that the state file names, if that very process
-//! lives. Must never do: decide, start beside something that lives, wait in a handler, or signal
-//! what is not ours.
+//! Owns: the process and its tree, its state file, its log (core: `engine::Lifecycle`). Accepts:
+//! [`SetGoal`], [`Announce`], [`ShutDown`], [`Hurry`], [`GetEngine`], [`Autopsy`]; hears of the
+//! process's end through its pidfd. Emits: a report to the arbiter at every change. Stops with the
+//! daemon, after its engine, or leaves that running. Restarts: takes over the engine that the state
+//! file names, if that very process lives. Must never do: decide, start beside something that lives,
+//! wait in a handler, or signal what is not ours.
 
+mod adoption;
 mod effects;
 mod health;
 mod log;
 mod memory;
 pub mod messages;
+mod starting;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
@@ -24,10 +26,11 @@ use actix::{
 };
 use awc::Client;
 use chat_proxy_core::engine::lifecycle::{
-    Effect, Engine, Event, Goal, Lifecycle, LifecycleRules, State,
+    Effect, Engine, Event, Goal, Lifecycle, LifecycleRules, State, Why,
 };
+use chat_proxy_core::engine::probing::ProbeRules;
 use chat_proxy_core::engine::state_file::Process;
-use chat_proxy_core::engine::{EngineReport, Phase};
+use chat_proxy_core::engine::{Cause, EngineReport, Phase};
 use chat_proxy_core::ids::Generation;
 use tokio::sync::oneshot;
 
@@ -35,15 +38,22 @@ use crate::clock;
 use crate::gpu_arbiter::messages::EngineChanged;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
+use crate::permits::Pulse;
 use crate::port::Port;
-use crate::process::Handle;
-use crate::process::group::Group;
+use crate::process::tree::Tree;
 use crate::registry::RegistryView;
 use memory::Memory;
-use messages::{Announce, Ended, EngineStatus, GetEngine, Hurry, SetGoal, ShutDown};
+use messages::{
+    Announce, Autopsy, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal, ShutDown,
+};
+use watching::{Running, Shortening};
+
+pub use adoption::survivors;
 
 /// What is stuck is looked at again this often.
 const STUCK_LOOK: Duration = Duration::from_secs(5);
+/// The processes of a loading engine are listed this often.
+const MEMBERS_LOOK: Duration = Duration::from_secs(2);
 
 /// What a supervisor is made from; the same for each that is built.
 #[derive(Clone)]
@@ -56,8 +66,16 @@ pub struct SupervisorParts {
     pub port: u16,
     /// A loading engine that writes nothing for this long has failed; `None`: no limit.
     pub silence: Option<Duration>,
+    /// How an engine that serves is probed.
+    pub probes: ProbeRules,
+    /// Whether an engine sent anything since the last look.
+    pub pulse: Pulse,
     /// Logs of earlier starts that are kept.
     pub keep_logs: u32,
+    /// A running engine's log is shortened when it is larger (bytes).
+    pub max_log_bytes: u64,
+    /// It is only there to end what an earlier daemon left: nothing is taken over.
+    pub ends_all: bool,
     /// Variables of ours that hold secrets.
     pub secrets: BTreeSet<String>,
     /// Which engines are wanted, and whose keys are where.
@@ -85,20 +103,22 @@ pub struct VllmSupervisor {
     stuck_look: Option<SpawnHandle>,
     /// It takes the place of one that died.
     again: bool,
+    /// What was left by others is known and dealt with.
+    looked: bool,
+    /// What was wanted before that.
+    early: Vec<SetGoal>,
+    /// Processes of engines that nobody knew of and that could not be ended.
+    left_over: Vec<Process>,
+    shortening: Shortening,
     /// Nothing is started any more.
     ending: bool,
+    /// And the engine that runs is to be left alone.
+    keeping: bool,
     /// Who waits for the end.
     shutting_down: Vec<oneshot::Sender<Ended>>,
+    /// Who wants to know what an engine died of.
+    asking: Vec<(Generation, oneshot::Sender<Option<Cause>>)>,
     _guard: Guard,
-}
-
-/// See [`VllmSupervisor::running`].
-#[derive(Debug, Clone)]
-struct Running {
-    generation: Generation,
-    started_at: f64,
-    members: Vec<Process>,
-    handle: Arc<Handle>,
 }
 
 impl VllmSupervisor {
@@ -116,8 +136,14 @@ impl VllmSupervisor {
             probing: None,
             stuck_look: None,
             again,
+            looked: false,
+            early: Vec::new(),
+            left_over: Vec::new(),
+            shortening: Shortening::Rests,
             ending: false,
+            keeping: false,
             shutting_down: Vec::new(),
+            asking: Vec::new(),
             _guard: guard,
         }
     }
@@ -153,7 +179,8 @@ impl VllmSupervisor {
             }));
         }
         self.look_at_what_is_stuck(ctx);
-        self.answer_shutdown();
+        self.answer_shutdown(ctx);
+        self.answer_autopsies();
     }
 
     fn send_report(&mut self, report: EngineReport, fresh: bool) {
@@ -182,8 +209,17 @@ impl VllmSupervisor {
         }
     }
 
-    fn answer_shutdown(&mut self) {
+    fn answer_shutdown(&mut self, ctx: &mut Context<Self>) {
+        if !self.looked {
+            return;
+        }
         let ended = match self.core.state() {
+            State::Starting(engine, _) | State::Ready(engine, _) if self.keeping => {
+                let kept = Ended::Kept(engine.launch.model.clone(), engine.process.pid);
+                // From now on it is the next daemon's.
+                self.stop_probing(ctx);
+                kept
+            }
             State::Stopped | State::Failed(..) => Ended::Clean,
             State::Stuck(_, cause) => Ended::Left(cause.to_string()),
             _ => return,
@@ -194,13 +230,31 @@ impl VllmSupervisor {
         }
     }
 
+    /// What an engine died of is told when it is known; to those who ask for another one, nothing.
+    fn answer_autopsies(&mut self) {
+        let (of, cause) = match self.core.state() {
+            State::Starting(engine, _) | State::Ready(engine, _) => (engine.generation, None),
+            State::Stopping(engine, _, Why::Failed(cause))
+            | State::Sweeping(engine, Why::Failed(cause)) => (engine.generation, Some(cause)),
+            State::Failed(generation, _, cause) => (*generation, Some(cause)),
+            _ => return self.asking.clear(),
+        };
+        let answered = |(generation, _): &mut (Generation, _)| *generation != of || cause.is_some();
+        for (generation, answer) in self.asking.extract_if(.., answered) {
+            // Who asked has little patience.
+            let _ = answer.send(cause.filter(|_| generation == of).cloned());
+        }
+    }
+
     /// The processes of an engine.
-    fn group(&self, engine: &Engine) -> Group {
+    fn tree(&self, engine: &Engine) -> Tree {
         let running = self.running.as_ref().filter(|r| r.generation == engine.generation);
-        Group {
+        let members = running.map(|running| running.members.clone()).unwrap_or_default();
+        Tree {
             leader: engine.process,
-            listed: running.map(|running| running.members.clone()).unwrap_or_default(),
+            listed: members.into_iter().chain(self.left_over.iter().copied()).collect(),
             marker: self.memory.marker(engine.generation),
+            cgroup: running.and_then(|running| running.cgroup.clone()),
         }
     }
 
@@ -212,10 +266,47 @@ impl VllmSupervisor {
         ctx.spawn(work.into_actor(self).map(|event, supervisor, ctx| supervisor.apply(event, ctx)))
     }
 
+    fn take(&mut self, goal: SetGoal, ctx: &mut Context<Self>) {
+        let goal = match goal {
+            SetGoal::Pardon(model) => return self.apply(Event::Pardon(model), ctx),
+            SetGoal::Run(_, launch) if self.ending => {
+                tracing::debug!(model = %launch.model, "nothing is started any more");
+                return;
+            }
+            SetGoal::Run(generation, launch) => Goal::Run(generation, launch),
+            // Of a start before the one that is wanted now.
+            SetGoal::Stop(generation) if self.core.wants_newer_than(generation) => return,
+            // Their end is decided elsewhere.
+            SetGoal::Stop(_) if self.keeping => return,
+            SetGoal::Stop(_) => Goal::Down,
+        };
+        self.apply(Event::Goal(goal), ctx);
+        // Said again even if nothing changed: the answer to an earlier goal may have been lost.
+        let report = self.core.report();
+        self.send_report(report, false);
+    }
+
+    /// Nothing is started any more; what runs is ended, or kept if it may be.
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        if !self.looked {
+            return;
+        }
+        let leave = self.keeping
+            && matches!(
+                self.core.state(),
+                State::Spawning(..) | State::Starting(..) | State::Ready(..)
+            );
+        if leave {
+            self.settle(ctx);
+        } else {
+            self.apply(Event::Goal(Goal::Down), ctx);
+        }
+    }
+
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) -> Option<Event> {
         match effect {
             Effect::CheckPort(generation, port) => self.check_port(generation, port, ctx),
-            Effect::Spawn(generation, launch) => return Some(self.spawn(generation, &launch)),
+            Effect::Spawn(generation, launch) => self.spawn(generation, launch, ctx),
             Effect::Watch(engine) => return self.watch(&engine, ctx),
             Effect::Settle(engine) => self.settle_ready(&engine, ctx),
             Effect::Terminate(engine) => self.terminate(&engine, ctx),
@@ -231,11 +322,7 @@ impl Actor for VllmSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some(found) = self.remembered() {
-            self.apply(Event::Found(found), ctx);
-        }
-        let report = self.core.report();
-        self.send_report(report, true);
+        self.look_around(ctx);
     }
 }
 
@@ -243,18 +330,11 @@ impl Handler<SetGoal> for VllmSupervisor {
     type Result = ();
 
     fn handle(&mut self, goal: SetGoal, ctx: &mut Self::Context) {
-        let goal = match goal {
-            SetGoal::Run(_, launch) if self.ending => {
-                tracing::debug!(model = %launch.model, "nothing is started any more");
-                return;
-            }
-            SetGoal::Run(generation, launch) => Goal::Run(generation, launch),
-            SetGoal::Stop(_) => Goal::Down,
-        };
-        self.apply(Event::Goal(goal), ctx);
-        // Said again even if nothing changed: the answer to an earlier goal may have been lost.
-        let report = self.core.report();
-        self.send_report(report, false);
+        if self.looked {
+            self.take(goal, ctx);
+        } else {
+            self.early.push(goal);
+        }
     }
 }
 
@@ -262,6 +342,9 @@ impl Handler<Announce> for VllmSupervisor {
     type Result = ();
 
     fn handle(&mut self, _: Announce, _: &mut Self::Context) {
+        if !self.looked {
+            return;
+        }
         let report = self.core.report();
         self.send_report(report, false);
     }
@@ -270,11 +353,11 @@ impl Handler<Announce> for VllmSupervisor {
 impl Handler<ShutDown> for VllmSupervisor {
     type Result = ResponseActFuture<Self, Ended>;
 
-    fn handle(&mut self, _: ShutDown, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, order: ShutDown, ctx: &mut Self::Context) -> Self::Result {
         let (answer, ended) = oneshot::channel();
-        self.ending = true;
+        (self.ending, self.keeping) = (true, order.keep);
         self.shutting_down.push(answer);
-        self.apply(Event::Goal(Goal::Down), ctx);
+        self.end(ctx);
         // It must die with us: who asks then hears nothing, and asks our successor.
         let answer = async move {
             ended.await.unwrap_or_else(|_| Ended::Left("its supervisor died".to_owned()))
@@ -291,6 +374,18 @@ impl Handler<Hurry> for VllmSupervisor {
     }
 }
 
+impl Handler<Autopsy> for VllmSupervisor {
+    type Result = ResponseActFuture<Self, Option<Cause>>;
+
+    fn handle(&mut self, Autopsy(generation): Autopsy, _: &mut Self::Context) -> Self::Result {
+        let (answer, told) = oneshot::channel();
+        self.asking.retain(|(_, answer)| !answer.is_closed());
+        self.asking.push((generation, answer));
+        self.answer_autopsies();
+        Box::pin(async move { told.await.ok().flatten() }.into_actor(self))
+    }
+}
+
 impl Handler<GetEngine> for VllmSupervisor {
     type Result = EngineStatus;
 
@@ -299,13 +394,18 @@ impl Handler<GetEngine> for VllmSupervisor {
         let held = report.held.as_ref();
         let running = self.running.as_ref();
         EngineStatus {
-            state: held.map_or("stopped", |held| held.phase.as_str()),
+            state: match held {
+                Some(held) => held.phase.as_str(),
+                None if self.looked => "stopped",
+                None => "unknown",
+            },
             model: held.map(|held| held.launch.model.to_string()),
             pid: running.map(|running| running.handle.process().pid),
             port: self.parts.port,
             since: running.map(|running| running.started_at),
             restarts: self.core.restarts(),
             last_error: self.core.last_error().map(str::to_owned),
+            in_crash_loop: report.broken.iter().map(InCrashLoop::of).collect(),
             log: held.map(|held| held.launch.log.display().to_string()),
         }
     }

@@ -18,6 +18,7 @@ use crate::registry::View;
 use crate::root::fault::Explode;
 use crate::testing::{Inbox, PATIENCE, launch_of, recorder, snapshot};
 use actix::{Addr, MailboxError};
+use chat_proxy_core::engine::lifecycle::BreakerRules;
 use chat_proxy_core::engine::state_file::{Phase as Written, StateFile};
 use chat_proxy_core::engine::{Cause, EngineRules, Held, Launch};
 use nix::sys::signal::{Signal, kill};
@@ -40,6 +41,7 @@ fn rules() -> LifecycleRules {
         loading_stop_grace: PATIENCE,
         kill_grace: PATIENCE,
         backoff: Duration::ZERO,
+        breaker: BreakerRules { failures: 100, window: PATIENCE, open: PATIENCE },
         adopt_timeout: PATIENCE,
     }
 }
@@ -78,7 +80,11 @@ fn house_of(command: Vec<String>, rules: LifecycleRules) -> House {
         state_path: dir.path().join("active_vllm.json"),
         port,
         silence: None,
+        probes: ProbeRules { interval: PATIENCE, timeout: PATIENCE, failures: 3 },
+        pulse: Pulse::default(),
         keep_logs: 1,
+        max_log_bytes: 1 << 20,
+        ends_all: false,
         secrets: BTreeSet::new(),
         registry,
         arbiter,
@@ -259,20 +265,20 @@ async fn an_engine_sees_its_marker_and_none_of_our_secrets() {
     let marker = memory::Memory::at(house.parts.state_path.clone()).marker(FIRST);
     assert!(seen.contains(&format!("IMAGEWORKS_ENGINE={marker}")), "{seen}");
     assert!(!seen.contains("CHAT_PROXY_"));
-    house.supervisor.send(ShutDown).await.unwrap();
+    house.supervisor.send(ShutDown { keep: false }).await.unwrap();
 }
 
 #[actix_rt::test]
 async fn a_shutdown_is_answered_at_once_when_nothing_runs() {
     let house = house(RUNS);
-    assert_eq!(house.supervisor.send(ShutDown).await.unwrap(), Ended::Clean);
+    assert_eq!(house.supervisor.send(ShutDown { keep: false }).await.unwrap(), Ended::Clean);
 }
 
 #[actix_rt::test]
 async fn a_shutdown_is_answered_when_the_engine_is_gone_and_nothing_is_started_after_it() {
     let mut house = house(RUNS);
     let state = house.settled().await;
-    assert_eq!(house.supervisor.send(ShutDown).await.unwrap(), Ended::Clean);
+    assert_eq!(house.supervisor.send(ShutDown { keep: false }).await.unwrap(), Ended::Clean);
     assert!(is_no_more(&state) && house.written().is_none());
     house.reports.rest();
     house.run(Generation(2));
@@ -284,11 +290,11 @@ async fn a_shutdown_is_answered_when_the_engine_is_gone_and_nothing_is_started_a
 async fn a_shutdown_whose_supervisor_dies_is_not_taken_for_an_answer() {
     let house = house("trap '' TERM; sleep 600 & : >ready; wait");
     let state = house.settled().await;
-    let asked = house.supervisor.send(ShutDown);
+    let asked = house.supervisor.send(ShutDown { keep: false });
     house.supervisor.do_send(Explode);
     assert_eq!(asked.await, Err(MailboxError::Closed));
     let successor = start(&house.parts);
-    let asked = successor.send(ShutDown);
+    let asked = successor.send(ShutDown { keep: false });
     successor.do_send(Hurry);
     assert_eq!(asked.await, Ok(Ended::Clean));
     assert!(is_no_more(&state));

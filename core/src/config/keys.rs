@@ -133,7 +133,7 @@ sections! {
         keep_alive_s: Seconds = S, "75", Now, "Idle client connections are closed after this (s).";
         max_connections: u32 = Int(1, 1_000_000), "4096", Now, "Client connections at once; further ones wait to be accepted.";
         drain_timeout_s: Seconds = S, "60", Now, "At shutdown running streams may go on for this long (s).";
-        keep_backends_on_exit: bool = Bool, "false", Later, "Leave engines running when the daemon stops.";
+        keep_backends_on_exit: bool = Bool, "false", Now, "Leave an engine that loads or serves running when the daemon stops: the next one takes it over, `sweep` ends it.";
         include_test_models: bool = Bool, "false", Now, "List test fixtures too.";
     }
     /// How long backends may take.
@@ -199,14 +199,14 @@ sections! {
         vllm_max_model_len: Option<u32> = Int(1, 100_000_000), "", Now, "Context length for all models.";
         vllm_remote_url: Option<String> = Text, "", Later, "Reserved for a remote executor.";
         vllm_executor_cwd: Option<String> = Text, "", Now, "Working directory of engines.";
-        vllm_log_max_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Later, "A running engine's log is rotated at this size (bytes); before each start it is in any case.";
-        health_interval_s: Seconds = S, "5", Later, "Pause between health probes (s).";
-        health_probe_timeout_s: Seconds = S, "5", Later, "A health probe may take this long (s).";
-        health_failures: u32 = Int(1, 1000), "3", Later, "Failed probes in a row that make an engine dead.";
-        breaker_failures: u32 = Int(1, 1000), "3", Later, "Crashes within breaker_window_s that open the breaker.";
-        breaker_window_s: Seconds = S, "600", Later, "See breaker_failures (s).";
-        breaker_open_s: Seconds = S, "60", Later, "How long the breaker stays open (s); it doubles up to 900.";
-        abandoned_load_grace_s: Option<Seconds> = S, "", Later, "A load that nobody waits for may go on for this long (s); unset: no limit.";
+        vllm_log_max_bytes: u64 = Int(1024, 1 << 50), "25_000_000", Now, "A running engine's log is rotated at this size (bytes); before each start it is in any case.";
+        health_interval_s: Seconds = Float(0.1, 86_400.0), "5", Now, "Pause between health probes of an engine that serves (s).";
+        health_probe_timeout_s: Seconds = Float(0.1, 86_400.0), "5", Now, "A health probe may take this long (s); a later answer counts as none, unless the engine sent something meanwhile.";
+        health_failures: u32 = Int(1, 1000), "3", Now, "Probes in a row that were refused, answered badly or late: then the engine is ended and started anew.";
+        breaker_failures: u32 = Int(1, 1000), "3", Now, "So many failures of one model within breaker_window_s are a crash loop: it is refused at once, with the telling line.";
+        breaker_window_s: Seconds = S, "600", Now, "See breaker_failures (s).";
+        breaker_open_s: Seconds = S, "60", Now, "A model in a crash loop is not started for this long (s), then once; after each further failure twice as long, at most 900. An activation by hand, or a change of its entry, begins anew.";
+        abandoned_load_grace_s: Option<Seconds> = S, "", Now, "A load that nobody waits for may go on for this long (s); unset: no limit.";
         loading_stop_grace_s: Seconds = S, "3", Now, "An engine that loads gets this long between SIGTERM and SIGKILL (s).";
     }
     /// Ollama.

@@ -52,6 +52,24 @@ pub enum Cause {
         /// The telling line of its log.
         telling: Option<String>,
     },
+    /// It lived, and did not answer its health probes.
+    #[error("the engine did not answer its health probes any more ({what}) and was ended")]
+    Unhealthy {
+        /// What they met.
+        what: String,
+        /// The telling line of its log.
+        telling: Option<String>,
+    },
+    /// It failed again and again: for a while nothing is tried.
+    #[error("the engine failed {failures} times in a row and is not started again for {} s; the last time: {last}", .left.as_secs())]
+    CrashLoop {
+        /// So often.
+        failures: u32,
+        /// Until one start is let through.
+        left: Duration,
+        /// The last failure.
+        last: Box<Cause>,
+    },
     /// A process of the old engine could not be ended.
     #[error("the old engine cannot be ended: {who}")]
     Stuck {
@@ -64,11 +82,17 @@ impl Cause {
     /// The telling line of the log, where there is one.
     pub fn telling(&self) -> Option<&str> {
         match self {
-            Cause::EndedAtStart { telling, .. } | Cause::Crashed { telling, .. } => {
-                telling.as_deref()
-            }
+            Cause::EndedAtStart { telling, .. }
+            | Cause::Crashed { telling, .. }
+            | Cause::Unhealthy { telling, .. } => telling.as_deref(),
+            Cause::CrashLoop { last, .. } => last.telling(),
             _ => None,
         }
+    }
+
+    /// Whether the engine itself is at fault, and not whoever has its port.
+    pub fn is_of_the_engine(&self) -> bool {
+        !matches!(self, Cause::PortTaken { .. } | Cause::Stuck { .. })
     }
 
     /// In one line, for `last_error` and the log.
@@ -94,18 +118,36 @@ impl Cause {
                 .hint("set vllm_command to the program that starts vLLM"),
             Cause::Stuck { .. } => ApiError::new(Code::ModelStartFailed, message)
                 .hint("nothing can be started until it is gone; look at that process"),
-            Cause::EndedAtStart { telling, .. } => {
-                let hint = telling.clone();
-                ApiError::new(Code::ModelStartFailed, message)
-                    .hint(hint.unwrap_or_else(|| "the engine's log is empty".to_owned()))
+            Cause::EndedAtStart { status, telling } => {
+                let hint = telling.clone().unwrap_or_else(|| untold(status));
+                ApiError::new(Code::ModelStartFailed, message).hint(hint)
             }
-            Cause::Crashed { telling, .. } => {
+            Cause::CrashLoop { last, .. } => {
+                let hint = last.error(model).hint.unwrap_or_default();
+                let hint = format!("{hint} (activate it by hand, or change its entry, to try at once)");
+                ApiError::new(Code::ModelStartFailed, message).hint(hint)
+            }
+            Cause::Crashed { status, telling } => {
+                let hint = telling.clone().unwrap_or_else(|| untold(status));
+                ApiError::new(Code::BackendUnavailable, message).hint(hint)
+            }
+            Cause::Unhealthy { telling, .. } => {
                 let hint = telling.clone();
-                ApiError::new(Code::BackendUnavailable, message)
-                    .hint(hint.unwrap_or_else(|| "the engine's log says nothing".to_owned()))
+                let hint = hint.unwrap_or_else(|| "the engine's log says nothing of it".to_owned());
+                ApiError::new(Code::BackendUnavailable, message).hint(hint)
             }
         }
     }
+}
+
+/// What to say when the log does not.
+fn untold(status: &str) -> String {
+    let hint = if status.starts_with("signal") {
+        "its log says nothing of it, and the proxy did not do it: the kernel when memory ran out (`journalctl -k` tells), or a person"
+    } else {
+        "the engine's log says nothing of it"
+    };
+    hint.to_owned()
 }
 
 #[cfg(test)]
@@ -129,6 +171,24 @@ mod tests {
     }
 
     #[test]
+    fn a_crash_loop_says_how_long_and_why_and_what_helps() {
+        let last =
+            Cause::Crashed { status: "signal 9".into(), telling: Some("out of memory".into()) };
+        let cause =
+            Cause::CrashLoop { failures: 3, left: Duration::from_secs(57), last: Box::new(last) };
+        let error = cause.error("tiny-a");
+        assert_eq!((error.code, error.status), (Code::ModelStartFailed, 502));
+        assert_eq!(
+            error.message,
+            "tiny-a: the engine failed 3 times in a row and is not started again for 57 s; \
+             the last time: the engine ended while it served (signal 9)"
+        );
+        let hint = error.hint.unwrap();
+        assert!(hint.starts_with("out of memory (activate it by hand"), "{hint}");
+        assert_eq!(cause.telling(), Some("out of memory"));
+    }
+
+    #[test]
     fn every_cause_says_what_to_do() {
         let after = Duration::from_secs(3);
         let causes = [
@@ -138,6 +198,7 @@ mod tests {
             (Cause::TooSlow { after }, 504),
             (Cause::Silent { after }, 504),
             (Cause::Crashed { status: "signal 9".into(), telling: None }, 502),
+            (Cause::Unhealthy { what: "503".into(), telling: None }, 502),
             (Cause::Stuck { who: "pid 7".into() }, 502),
         ];
         for (cause, status) in causes {

@@ -7,14 +7,15 @@
 //!
 //! | from | event | to |
 //! |---|---|---|
-//! | Stopped, Failed | goal: run | Backoff after failures of that model, else Checking |
-//! | Backoff | time | Checking |
+//! | Stopped, Failed | goal: run | Failed while its breaker is open, Backoff after failures, else Checking |
+//! | Backoff | time, pardon | Checking |
 //! | Checking | port free / taken | Spawning / Failed |
 //! | Spawning | spawned / not | Starting / Failed |
 //! | Starting | healthy | Ready |
 //! | Starting | exited | Sweeping, then Failed |
 //! | Starting | deadline, silent | Stopping, then Sweeping, then Failed |
 //! | Ready | exited | Sweeping, then Failed: an exit that nobody asked for is a crash |
+//! | Ready | unhealthy | Stopping, then Sweeping, then Failed |
 //! | Starting, Ready | another goal | Stopping, then Sweeping, then Stopped |
 //! | Stopping | time | killed; later Stuck |
 //! | Stopping | exited | Sweeping |
@@ -24,9 +25,9 @@
 //!
 //! Whatever the state, the goal is looked at again after every event.
 
+mod record;
 mod types;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,23 +35,17 @@ use super::cause::Cause;
 use super::launch::Launch;
 use super::report::{EngineReport, Held, Phase};
 use super::state_file::Process;
-use crate::ids::{Generation, ModelName};
+use crate::ids::Generation;
 
+use record::Records;
+
+pub use record::BreakerRules;
 pub use types::{
-    Effect, Engine, Event, Exit, Found, Goal, LifecycleRules, Moment, Stage, State, Why,
+    Effect, Engine, Event, Exit, Found, Goal, LifecycleRules, Moment, Stage, State, Unhealthy, Why,
 };
 
-/// Longest pause between a failure and the next start (SPEC 6.1).
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// An engine that has served for this long has recovered: its next failure is a first one.
 const STABLE: Duration = Duration::from_secs(60);
-
-/// Failures of one model in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Failures {
-    run: u32,
-    last: Moment,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -60,23 +55,21 @@ pub struct Lifecycle {
     goal: Goal,
     /// The newest generation that was asked for.
     newest: Generation,
-    failures: HashMap<ModelName, Failures>,
+    records: Records,
     last_error: Option<String>,
     restarts: u64,
 }
 
-/// Models whose failures are remembered; the registry may name any number over time.
-const MAX_REMEMBERED: usize = 1024;
-
 impl Lifecycle {
     /// Nothing runs, nothing is wanted.
     pub fn new(rules: LifecycleRules) -> Self {
+        let records = Records::new(rules.backoff, rules.breaker.clone());
         Lifecycle {
             rules,
+            records,
             state: State::Stopped,
             goal: Goal::Down,
             newest: Generation(0),
-            failures: HashMap::new(),
             last_error: None,
             restarts: 0,
         }
@@ -110,7 +103,7 @@ impl Lifecycle {
                 of(engine.generation, &engine.launch, Phase::Stuck(cause.clone()))
             }
         };
-        EngineReport { held, newest: self.newest }
+        EngineReport { held, newest: self.newest, broken: self.records.all_broken() }
     }
 
     /// The last failure, in words.
@@ -121,6 +114,11 @@ impl Lifecycle {
     /// Starts that followed a failure of the same model.
     pub fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// Whether a later start than this one is wanted.
+    pub fn wants_newer_than(&self, generation: Generation) -> bool {
+        matches!(&self.goal, Goal::Run(wanted, _) if *wanted > generation)
     }
 
     /// When [`Event::Tick`] is due.
@@ -138,6 +136,7 @@ impl Lifecycle {
         let mut out = Vec::new();
         match event {
             Event::Goal(goal) => self.set_goal(goal),
+            Event::Pardon(model) => self.records.forgive(&model),
             Event::Tick => self.tick(now, &mut out),
             Event::Hurry => self.hurry(now, &mut out),
             Event::Found(found) => self.found(found, now, &mut out),
@@ -147,6 +146,7 @@ impl Lifecycle {
             Event::NotSpawned(generation, message) => self.not_spawned(generation, message, now),
             Event::Healthy(generation) => self.healthy(generation, now, &mut out),
             Event::Silent(generation, after) => self.silent(generation, after, now, &mut out),
+            Event::Unhealthy(generation, found) => self.unhealthy(generation, found, now, &mut out),
             Event::Exited(generation, exit) => self.exited(generation, exit, now, &mut out),
             Event::Swept(generation) => self.swept(generation, now, &mut out),
             Event::NotSwept(generation, who) => self.not_swept(generation, who),
@@ -201,7 +201,7 @@ impl Lifecycle {
             && *current == generation
         {
             let launch = launch.clone();
-            if self.failures.contains_key(&launch.model) {
+            if self.records.has(&launch) {
                 self.restarts += 1;
             }
             out.push(Effect::Spawn(generation, launch.clone()));
@@ -271,6 +271,26 @@ impl Lifecycle {
             && engine.generation == generation
         {
             let (engine, why) = (engine.clone(), Why::Failed(Cause::Silent { after }));
+            self.stop(engine, self.rules.loading_stop_grace, why, now, out);
+        }
+    }
+
+    /// Ready => Stopping: it lives, and does not serve. It has heard SIGTERM as little as anything
+    /// else, or it goes at once.
+    fn unhealthy(
+        &mut self,
+        generation: Generation,
+        found: Unhealthy,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        if let State::Ready(engine, since) = &self.state
+            && engine.generation == generation
+        {
+            let (engine, since) = (engine.clone(), *since);
+            self.forgive(&engine, since, now);
+            let Unhealthy { what, telling } = found;
+            let why = Why::Failed(Cause::Unhealthy { what, telling });
             self.stop(engine, self.rules.loading_stop_grace, why, now, out);
         }
     }
@@ -371,7 +391,7 @@ impl Lifecycle {
                 if current != Some(*generation) {
                     self.state = State::Stopped;
                     self.advance(now, out);
-                } else if *at <= now {
+                } else if *at <= now || !self.records.has(launch) {
                     let (generation, launch) = (*generation, launch.clone());
                     self.check(generation, launch, out);
                 }
@@ -400,7 +420,7 @@ impl Lifecycle {
         }
     }
 
-    /// Stopped | Failed => (Backoff | Checking).
+    /// Stopped | Failed => (Failed | Backoff | Checking).
     fn begin(
         &mut self,
         generation: Generation,
@@ -408,7 +428,13 @@ impl Lifecycle {
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
-        match self.retry_at(&launch.model) {
+        if let Some(broken) = self.records.broken(&launch, now) {
+            // Not one more failure: nothing was tried.
+            self.answered(generation);
+            self.state = State::Failed(generation, launch, broken.cause(now));
+            return;
+        }
+        match self.records.retry_at(&launch) {
             Some(at) if at > now => self.state = State::Backoff(generation, launch, at),
             _ => self.check(generation, launch, out),
         }
@@ -443,13 +469,7 @@ impl Lifecycle {
     }
 
     fn fail(&mut self, generation: Generation, launch: Arc<Launch>, cause: Cause, now: Moment) {
-        if self.failures.len() >= MAX_REMEMBERED {
-            self.failures.retain(|_, f| now.saturating_sub(f.last) < MAX_BACKOFF);
-        }
-        let failures =
-            self.failures.entry(launch.model.clone()).or_insert(Failures { run: 0, last: now });
-        failures.run = failures.run.saturating_add(1);
-        failures.last = now;
+        self.records.failed(&launch, &cause, now);
         self.last_error = Some(format!("{}: {}", launch.model, cause.in_full()));
         self.answered(generation);
         self.state = State::Failed(generation, launch, cause);
@@ -472,16 +492,8 @@ impl Lifecycle {
     /// An engine that has served for long has a clean record.
     fn forgive(&mut self, engine: &Engine, ready_since: Moment, now: Moment) {
         if now.saturating_sub(ready_since) >= STABLE {
-            self.failures.remove(&engine.launch.model);
+            self.records.forgive(&engine.launch.model);
         }
-    }
-
-    /// When a model may be started again after its failures.
-    fn retry_at(&self, model: &ModelName) -> Option<Moment> {
-        let failures = self.failures.get(model)?;
-        let doublings = failures.run.saturating_sub(1).min(16);
-        let pause = self.rules.backoff.saturating_mul(2u32.pow(doublings));
-        Some(failures.last + pause.min(MAX_BACKOFF))
     }
 }
 

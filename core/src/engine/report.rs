@@ -4,9 +4,11 @@
 //! was lost, or comes twice, does no harm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cause::Cause;
 use super::launch::Launch;
+use super::lifecycle::Moment;
 use crate::ids::Generation;
 
 /// The engine at one moment.
@@ -16,6 +18,35 @@ pub struct EngineReport {
     pub held: Option<Held>,
     /// The newest start that the supervisor has heard of.
     pub newest: Generation,
+    /// Models in a crash loop, by name.
+    pub broken: Vec<Broken>,
+}
+
+/// A model whose breaker has opened: until then nothing is started for it; then one start is let
+/// through, and the breaker stays in this list until that has served for long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broken {
+    /// What failed; a changed entry has another launch, which is not broken.
+    pub launch: Arc<Launch>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The last one.
+    pub cause: Cause,
+    /// When the next start is let through.
+    pub until: Moment,
+}
+
+impl Broken {
+    /// Why a start that is asked for now is refused.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most 900 s
+    pub fn cause(&self, now: Moment) -> Cause {
+        Cause::CrashLoop {
+            failures: self.failures,
+            // Whole seconds: it is read by people.
+            left: Duration::from_secs(self.until.saturating_sub(now).as_secs_f64().ceil() as u64),
+            last: Box::new(self.cause.clone()),
+        }
+    }
 }
 
 /// One start of an engine and how far it has come.

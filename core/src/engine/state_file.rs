@@ -59,6 +59,9 @@ pub struct StateFile {
     /// The processes of its tree that are known.
     #[serde(default)]
     pub members: Vec<Process>,
+    /// Its control group, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 impl StateFile {
@@ -88,6 +91,7 @@ mod tests {
             spec_hash: "h".into(),
             log_path: "l".into(),
             members: vec![Process { pid: 8, start_time: 10 }],
+            cgroup: Some("/sys/fs/cgroup/x".into()),
         };
         let value = serde_json::to_value(&state).unwrap();
         // SPEC 6.1 and 12: readers of the Python original know these five.

@@ -59,8 +59,19 @@ enum Rank {
     RootCause,
 }
 
-/// The most telling line of a log's tail, the last one of several that are equally telling.
+/// The most telling line of a log's tail, the last one of several that are equally telling; where
+/// none tells anything, the last that is one.
 pub fn telling_line(tail: &str) -> Option<String> {
+    most_telling(tail).map(|(_, line)| line)
+}
+
+/// The same of an engine that was killed by a signal: it had no time for a last word, so a line that
+/// tells of no failure has nothing to do with it.
+pub fn telling_line_of_the_killed(tail: &str) -> Option<String> {
+    most_telling(tail).filter(|(rank, _)| *rank > Rank::Plain).map(|(_, line)| line)
+}
+
+fn most_telling(tail: &str) -> Option<(Rank, String)> {
     let lines: Vec<&str> = tail.lines().collect();
     let mut best: Option<(Rank, String)> = None;
     for (at, line) in lines.iter().enumerate() {
@@ -69,7 +80,7 @@ pub fn telling_line(tail: &str) -> Option<String> {
             best = Some((rank, text));
         }
     }
-    best.map(|(_, text)| shorten(&text))
+    best.map(|(rank, text)| (rank, shorten(&text)))
 }
 
 fn judge(line: &str, behind: &[&str]) -> Option<(Rank, String)> {
@@ -238,5 +249,15 @@ https://docs.vllm.ai/usage/troubleshooting.html
     fn long_lines_are_cut_at_a_character() {
         let line = format!("ValueError: {}", "ü".repeat(1000));
         assert_eq!(telling_line(&line).unwrap().chars().count(), MAX_SHOWN + 1);
+    }
+
+    #[test]
+    fn the_last_ordinary_line_tells_nothing_of_a_kill() {
+        let ready = "INFO:     Application startup complete.\n";
+        assert_eq!(telling_line(ready).as_deref(), Some("Application startup complete."));
+        assert_eq!(telling_line_of_the_killed(ready), None);
+        let oom = format!("torch.OutOfMemoryError: CUDA out of memory.\n{ready}");
+        let told = telling_line_of_the_killed(&oom).unwrap();
+        assert!(told.contains("out of memory"), "{told}");
     }
 }

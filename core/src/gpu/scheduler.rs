@@ -12,7 +12,10 @@
 //! 2. A resident that nobody uses and nobody waits for gives way to whoever waits longest.
 //! 3. When a model becomes ready, all who wait for it by then are granted before anything else: a
 //!    swap serves at least the batch that caused it.
-//! 4. A load that nobody waits for any more goes on, unless somebody waits for another model.
+//! 4. A load that nobody waits for any more goes on, unless somebody waits for another model, or it
+//!    was left alone for too long.
+//! 5. A model in a crash loop is refused at once, before anything is stopped for it; by hand it may
+//!    be asked for all the same.
 //!
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
 //! one has come nothing is decided.
@@ -26,8 +29,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
+use crate::engine::{Broken, Launch};
 use crate::ids::{Generation, ModelName, Ticket};
 
 pub use types::{
@@ -56,6 +59,10 @@ pub struct Scheduler {
     draining: bool,
     /// Measured times from decision to ready.
     swap_times: HashMap<ModelName, Duration>,
+    /// Models in a crash loop, by the last report.
+    broken: Vec<Broken>,
+    /// Since when nobody waits for the model that loads.
+    alone: Option<Moment>,
     /// The decision that the present change of hands follows.
     decided: Option<(Moment, Reason)>,
 }
@@ -72,6 +79,8 @@ impl Scheduler {
             over: Generation(0),
             draining: false,
             swap_times: HashMap::new(),
+            broken: Vec::new(),
+            alone: None,
             decided: None,
         }
     }
@@ -128,8 +137,16 @@ impl Scheduler {
         if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu {
             return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
         }
-        let there =
-            self.serves(&waiter.launch.model) || self.waiters.asked_by_hand(&waiter.launch.model);
+        let model = &waiter.launch.model;
+        let there = self.serves(model) || self.waiters.asked_by_hand(model);
+        let resident =
+            matches!(&self.gpu, Gpu::Resident(resident) if resident.launch.model == *model);
+        if waiter.purpose == Purpose::Activate && !resident {
+            self.pardon(model.clone(), out);
+        }
+        if !there && let Some(broken) = self.broken(&waiter.launch, now) {
+            return out.push(Effect::Refuse(ticket, Refusal::Failed(broken.cause(now))));
+        }
         if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
             return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
         }
@@ -144,6 +161,17 @@ impl Scheduler {
             return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
         }
         self.waiters.insert(waiter);
+    }
+
+    /// Asked for by hand: what it did before does not count.
+    fn pardon(&mut self, model: ModelName, out: &mut Vec<Effect>) {
+        self.broken.retain(|broken| broken.launch.model != model);
+        out.push(Effect::Pardon(model));
+    }
+
+    /// The crash loop that a launch is in just now.
+    fn broken(&self, launch: &Launch, now: Moment) -> Option<&Broken> {
+        self.broken.iter().find(|broken| *broken.launch == *launch && broken.until > now)
     }
 
     /// Whether a model is resident, loads, or may be (nothing is known yet).
@@ -230,6 +258,9 @@ impl Scheduler {
         if !self.rules.start_on_request {
             self.refuse_requests(out);
         }
+        if !self.broken.is_empty() {
+            self.refuse_broken(now, out);
+        }
         match &self.gpu {
             Gpu::Unknown | Gpu::Stuck(_) => {}
             Gpu::Empty => self.load_next(now, out),
@@ -256,6 +287,7 @@ impl Scheduler {
     /// Any => Loading, under a new number.
     fn run(&mut self, launch: Arc<Launch>, now: Moment, out: &mut Vec<Effect>) {
         self.newest = Generation(self.newest.0 + 1);
+        self.alone = None;
         out.push(Effect::Run(self.newest, launch.clone()));
         self.gpu = Gpu::Loading(self.newest, launch, now);
     }
@@ -275,10 +307,33 @@ impl Scheduler {
         }
     }
 
-    /// Loading => Clearing, if nobody waits for it any more and somebody for another.
+    /// Requests for a model in a crash loop, unless it is there all the same, or comes by hand.
+    fn refuse_broken(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let of = |w: &Waiter| {
+            let model = &w.launch.model;
+            let comes = self.serves(model) || self.waiters.asked_by_hand(model);
+            self.broken(&w.launch, now).filter(|_| !comes).map(|broken| broken.cause(now))
+        };
+        let refused: Vec<_> =
+            self.waiters.iter().filter_map(|w| Some((w.ticket, of(w)?))).collect();
+        for (ticket, cause) in refused {
+            self.waiters.remove(ticket);
+            out.push(Effect::Refuse(ticket, Refusal::Failed(cause)));
+        }
+    }
+
+    /// Loading => Clearing, if nobody waits for it any more: at once where somebody waits for
+    /// another, else after a while.
     fn reconsider_load(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let Gpu::Loading(generation, launch, _) = &self.gpu else { return };
-        if self.waiters.any_of(&launch.model) || self.waiters.len() == 0 {
+        if self.waiters.any_of(&launch.model) {
+            self.alone = None;
+            return;
+        }
+        let since = *self.alone.get_or_insert(now);
+        let grace = self.rules.abandoned_grace;
+        let late = grace.is_some_and(|grace| since.saturating_add(grace) <= now);
+        if self.waiters.len() == 0 && !late {
             return;
         }
         let (generation, launch) = (*generation, launch.clone());
@@ -346,6 +401,9 @@ impl Scheduler {
                 closing.into_iter().chain(held_back).min()
             }
             Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
+            Gpu::Loading(..) => {
+                self.alone.and_then(|at| Some(at.saturating_add(self.rules.abandoned_grace?)))
+            }
             _ => None,
         };
         [expiry, turn].into_iter().flatten().min()

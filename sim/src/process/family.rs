@@ -49,13 +49,26 @@ impl Family {
 
     /// Starts a process of this family. Its group is ours, and so are its outputs.
     pub(super) fn start(&self, role: Role, input: Stdio) -> io::Result<Child> {
-        Command::new(&self.executable)
+        self.command(role).stdin(input).spawn()
+    }
+
+    /// Starts a child that goes into a session of its own, with our environment or with none.
+    pub(super) fn start_apart(&self, environment: bool) -> io::Result<Child> {
+        let mut command = self.command(Role::Child);
+        if !environment {
+            command.env_clear();
+        }
+        command.arg("--sim-own-session").stdin(Stdio::null()).spawn()
+    }
+
+    fn command(&self, role: Role) -> Command {
+        let mut command = Command::new(&self.executable);
+        command
             .args(&self.line)
             .arg(format!("--sim-role={}", role.word()))
             .arg(format!("--sim-family={}", self.name))
-            .arg(format!("--sim-parent={}", std::process::id()))
-            .stdin(input)
-            .spawn()
+            .arg(format!("--sim-parent={}", std::process::id()));
+        command
     }
 
     /// Waits until these roles are played by processes that heed signals; at most so long.

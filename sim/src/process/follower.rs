@@ -42,15 +42,10 @@ pub(super) async fn follow(
             () = sigterm.heard(false) => {}
             () = sleep(Duration::from_millis(habits.hold_port_ms.unwrap_or(0))) => {}
         },
-        Role::Child | Role::Leader => {
-            if matches!(habits.leave_child, Some(Left::Session | Left::Daemon)) {
-                nix::unistd::setsid()?;
-            }
-            tokio::select! {
-                () = sigterm.heard(false) => {}
-                () = forgotten(parent) => {}
-            }
-        }
+        Role::Child | Role::Leader => tokio::select! {
+            () = sigterm.heard(false) => {}
+            () = forgotten(parent) => {}
+        },
     }
     Ok(0)
 }
@@ -86,12 +81,18 @@ async fn between(
     parent: u32,
     family: &Family,
 ) -> io::Result<u8> {
-    let _child = family.start(Role::Child, Stdio::null())?;
-    if habits.leave_child == Some(Left::Session) {
-        tokio::select! {
+    let left = habits.leave_child.unwrap_or_default();
+    let _child = family.start_apart(left.has_environment())?;
+    match left {
+        Left::Group | Left::Daemon | Left::Stray => {}
+        Left::Session => tokio::select! {
             () = sigterm.heard(true) => {}
             () = orphaned(parent) => {}
-        }
+        },
+        Left::Bare => tokio::select! {
+            () = sigterm.heard(!habits.ignore_sigterm) => {}
+            () = forgotten(parent) => {}
+        },
     }
     Ok(0)
 }

@@ -20,6 +20,7 @@ pub struct Habits {
     pub(crate) exit_log: Failure,
     pub(crate) crash_after_tokens: Option<u64>,
     pub(crate) crash_idle_ms: Option<u64>,
+    pub(crate) late_child_ms: Option<u64>,
     pub(crate) ignore_sigterm: bool,
     stop_ms: Option<u64>,
     pub(crate) leave_child: Option<Left>,
@@ -34,6 +35,8 @@ pub struct Habits {
     pub(crate) family: Option<String>,
     /// The process that started this one.
     pub(crate) parent: Option<u32>,
+    /// It leaves the session that it was started in.
+    pub(crate) own_session: bool,
 }
 
 impl Habits {
@@ -137,6 +140,17 @@ words! {
         Session = "session",
         /// The same, and the process between them ends at once.
         Daemon = "daemon",
+        /// As `daemon`, and without an environment.
+        Stray = "stray",
+        /// As `session`, without an environment; the process between them stays as well.
+        Bare = "bare",
+    }
+}
+
+impl Left {
+    /// Whether the child is started with the leader's environment.
+    pub(crate) fn has_environment(self) -> bool {
+        !matches!(self, Self::Stray | Self::Bare)
     }
 }
 
@@ -156,6 +170,7 @@ impl Reader<'_> {
                 self.habits.crash_after_tokens = Some(self.parsed(flag)?);
             }
             "--sim-crash-idle-ms" => self.habits.crash_idle_ms = Some(self.parsed(flag)?),
+            "--sim-late-child-ms" => self.habits.late_child_ms = Some(self.parsed(flag)?),
             "--sim-ignore-sigterm" => self.habits.ignore_sigterm = true,
             "--sim-stop-ms" => self.habits.stop_ms = Some(self.parsed(flag)?),
             "--sim-leave-child" => self.habits.leave_child = Some(self.left(flag)?),
@@ -176,6 +191,7 @@ impl Reader<'_> {
             "--sim-role" => self.habits.role = self.parsed(flag)?,
             "--sim-family" => self.habits.family = Some(self.value(flag)?),
             "--sim-parent" => self.habits.parent = Some(self.parsed(flag)?),
+            "--sim-own-session" => self.habits.own_session = true,
             _ => return Ok(false),
         }
         Ok(true)
@@ -205,7 +221,8 @@ mod tests {
     fn flags_are_understood_in_both_forms() {
         let (options, habits) = read(
             "serve --sim-load-ms 5 --sim-leave-child m --sim-exit=3 --sim-exit-log max-len \
-             --sim_stop_ms=7 --like-vllm --sim-wrong-id=other --sim-health 503",
+             --sim_stop_ms=7 --like-vllm --sim-wrong-id=other --sim-health 503 \
+             --sim-late-child-ms=40",
         )
         .unwrap();
         assert_eq!((options.root.as_str(), options.health), ("m", 503));
@@ -213,6 +230,7 @@ mod tests {
         assert_eq!((habits.load_ms, habits.exit, habits.stop_ms()), (5, Some(3), 7));
         assert_eq!((habits.leave_child, habits.exit_log), (Some(Left::Group), Failure::MaxLen));
         assert!(habits.like_vllm && !habits.has_engine());
+        assert_eq!(habits.late_child_ms, Some(40));
         let (_, habits) = read("--sim-leave-child=session --like-vllm").unwrap();
         assert_eq!(habits.leave_child, Some(Left::Session));
         assert_eq!(habits.stop_ms(), 300);
@@ -224,7 +242,9 @@ mod tests {
         for (line, told) in [
             ("--sim-lod-ms 5", "--sim-lod-ms"),
             ("--sim-exit-log fire", "oom, bad-path"),
-            ("--sim-leave-child=alone", "group, session"),
+            ("--sim-leave-child=alone", "group, session, daemon, stray, bare"),
+            ("--sim-late-child-ms soon", "soon"),
+            ("--sim-late-child-ms", "expected one argument"),
             ("--sim-exit 256", "256"),
         ] {
             let error = read(line).unwrap_err().to_string();

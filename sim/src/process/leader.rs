@@ -82,7 +82,7 @@ impl<'a> Leader<'a> {
     async fn live(&mut self) -> io::Result<u8> {
         // Bound early and not listening, as the real one is.
         let socket = server::bind(&self.core.options).await?;
-        self.start_family()?;
+        self.start_family().await?;
         match self.load().await {
             Event::Fails(code) => {
                 // First, so that the last line is the leader's.
@@ -103,14 +103,19 @@ impl<'a> Leader<'a> {
         }
     }
 
-    fn start_family(&mut self) -> io::Result<()> {
+    async fn start_family(&mut self) -> io::Result<()> {
         if self.habits.has_engine() {
             self.engine = Some(self.family.start(Role::EngineCore, Stdio::null())?);
         }
         match self.habits.leave_child {
             Some(Left::Group) => drop(self.family.start(Role::Child, Stdio::null())?),
-            Some(Left::Session | Left::Daemon) => {
+            Some(Left::Session | Left::Bare) => {
                 drop(self.family.start(Role::Between, Stdio::null())?);
+            }
+            Some(Left::Daemon | Left::Stray) => {
+                // Its child is to be nobody's before anybody can look.
+                let mut between = self.family.start(Role::Between, Stdio::null())?;
+                let _ = timeout(COMING, between.wait()).await;
             }
             None => {}
         }
@@ -138,6 +143,9 @@ impl<'a> Leader<'a> {
         log::say(&mut io::stdout(), &format!("listening on http://{address}"));
         log::uvicorn(&["Application startup complete."]);
         self.journal.note("ready");
+        if let Some(ms) = self.habits.late_child_ms {
+            tokio::spawn(late_child(self.family.clone(), ms));
+        }
         match self.idle().await {
             Event::EngineGone(status) => {
                 self.outlive(&serving, status).await;
@@ -246,6 +254,14 @@ async fn after(ms: Option<u64>) {
     match ms {
         Some(ms) => sleep(Duration::from_millis(ms)).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Starts a child that nobody counted on: it may come while the leader is ending already.
+async fn late_child(family: Family, ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+    if let Err(error) = family.start(Role::Child, Stdio::null()) {
+        log::error(&error);
     }
 }
 

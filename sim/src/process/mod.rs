@@ -3,6 +3,7 @@
 //! The same executable plays all roles; a hidden flag says which. Must never read a request.
 
 mod family;
+mod flood;
 mod follower;
 mod habits;
 mod journal;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value};
 
 pub(crate) use family::Family;
+pub(crate) use flood::Flood;
 pub use habits::Habits;
 use habits::Role;
 use journal::Journal;
@@ -59,6 +61,10 @@ fn refuse(error: &ArgsError) -> ExitCode {
 fn play(options: Options, habits: Habits, args: &[OsString]) -> io::Result<ExitCode> {
     let journal = Journal::open(&habits, options.served.first().map_or("", String::as_str))?;
     let family = Family::new(args, habits.family.clone())?;
+    if habits.own_session {
+        // First of all: where it is found, it is in its own session.
+        nix::unistd::setsid()?;
+    }
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let sigterm = Sigterm::listen(&journal)?;

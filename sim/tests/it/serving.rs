@@ -1,5 +1,7 @@
 //! Connections, counters, and the command line.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sim_engine::{Command, Options};
 
@@ -108,6 +110,50 @@ fn the_last_post_is_told_as_it_came() {
         ["connections_open", "connections_accepted", "requests_total", "posts_total"]
     );
     assert_eq!((&stats["requests_total"], &stats["connections_open"]), (&json!(0), &json!(1)));
+}
+
+#[test]
+fn its_health_is_what_was_ordered_last_and_chats_go_on() {
+    let engine = engine(Options { health: 500, ..Options::default() });
+    let mut client = Client::connect(engine.addr());
+    let mut health = |order: Option<&str>| {
+        if let Some(order) = order {
+            client.post("/sim/health", order);
+            assert_eq!(client.response().text(), "{}");
+        }
+        client.send(b"GET /health HTTP/1.1\r\n\r\n");
+        let response = client.response();
+        assert_eq!(response.header("content-length"), Some("0"));
+        response.status_line
+    };
+    assert_eq!(health(None), "HTTP/1.1 500 Internal Server Error");
+    assert_eq!(health(Some(r#"{"status": 503}"#)), "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(health(None), "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(ask(&engine, "hello", false, &json!({})).status_line, "HTTP/1.1 200 OK");
+    assert_eq!(health(Some(r#"{"ok": true}"#)), "HTTP/1.1 200 OK");
+    client.post("/sim/health", r#"{"well": true}"#);
+    let refused = client.response();
+    assert_eq!(refused.status_line, "HTTP/1.1 400 Bad Request");
+    assert!(refused.text().contains("`well`"), "{}", refused.text());
+}
+
+#[test]
+fn its_health_hangs_until_another_is_ordered() {
+    let engine = engine(Options::default());
+    let mut orders = Client::connect(engine.addr());
+    orders.post("/sim/health", r#"{"hang": true}"#);
+    orders.response();
+    let mut hung = Client::connect(engine.addr());
+    hung.send(b"GET /health HTTP/1.1\r\n\r\n");
+    wait_for(&engine, "in flight", |s| s.in_flight == 1);
+    assert_eq!(ask(&engine, "hello", false, &json!({})).status_line, "HTTP/1.1 200 OK");
+    orders.post("/sim/health", r#"{"ok": true}"#);
+    orders.response();
+    orders.send(b"GET /health HTTP/1.1\r\n\r\n");
+    assert_eq!(orders.response().status_line, "HTTP/1.1 200 OK");
+    assert!(hung.is_silent(Duration::from_millis(100)), "it was never to be answered");
+    drop(hung);
+    wait_for(&engine, "aborted", |s| (s.in_flight, s.aborted) == (0, 1));
 }
 
 #[test]

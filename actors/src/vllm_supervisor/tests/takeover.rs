@@ -30,11 +30,26 @@ async fn an_engine_that_the_registry_does_not_want_any_more_is_ended_by_the_next
     let state = house.settled().await;
     assert!(house.supervisor.send(Explode).await.is_err());
     house.reports.rest();
-    house.parts.registry.store(Arc::new(View::default()));
+    house.parts.registry.store(Arc::new(View { loaded: true, ..View::default() }));
     house.supervisor = start(&house.parts);
     house.held(|held| held.phase == Phase::Leaving).await;
     house.gone().await;
     assert!(is_no_more(&state) && house.written().is_none());
+}
+
+#[actix_rt::test]
+async fn an_engine_stays_when_the_registry_cannot_be_read() {
+    let mut house = house(RUNS);
+    let state = house.settled().await;
+    assert!(house.supervisor.send(Explode).await.is_err());
+    house.reports.rest();
+    house.parts.registry.store(Arc::new(View::default()));
+    house.supervisor = start(&house.parts);
+    let held = house.held(|held| held.phase == Phase::Starting).await;
+    assert_eq!((held.generation, held.launch.model.as_str()), (FIRST, "a"));
+    assert!(identity::is_alive(state.leader()));
+    house.stop();
+    house.gone().await;
 }
 
 #[actix_rt::test]
@@ -69,6 +84,7 @@ fn remember_ourselves(path: &Path, change: impl Fn(&mut StateFile)) {
         spec_hash: "h".to_owned(),
         log_path: "l".to_owned(),
         members: Vec::new(),
+        cgroup: None,
     };
     change(&mut state);
     fs::write(path, serde_json::to_vec(&state).unwrap()).unwrap();
@@ -110,5 +126,5 @@ async fn a_state_file_that_cannot_be_understood_stops_nobody() {
     fs::write(&house.parts.state_path, "{").unwrap();
     house.supervisor = start(&house.parts);
     house.settled().await;
-    house.supervisor.send(ShutDown).await.unwrap();
+    house.supervisor.send(ShutDown { keep: false }).await.unwrap();
 }

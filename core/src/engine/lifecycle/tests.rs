@@ -22,6 +22,7 @@ fn rules() -> LifecycleRules {
         loading_stop_grace: s(3),
         kill_grace: s(10),
         backoff: s(2),
+        breaker: BreakerRules { failures: 4, window: s(500), open: s(70) },
         adopt_timeout: s(20),
     }
 }
@@ -53,6 +54,15 @@ fn down() -> Event {
 fn exited(generation: u64) -> Event {
     let exit = Exit { status: "exit code 0".into(), telling: Some("ValueError: no".into()) };
     Event::Exited(Generation(generation), exit)
+}
+
+fn unhealthy(generation: u64) -> Event {
+    let found = Unhealthy { what: "status 503".into(), telling: Some("ValueError: no".into()) };
+    Event::Unhealthy(Generation(generation), found)
+}
+
+fn pardon(model: &str) -> Event {
+    Event::Pardon(model.into())
 }
 
 fn spawned(generation: u64) -> Event {

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::record::BreakerRules;
 use crate::engine::cause::Cause;
 use crate::engine::launch::Launch;
 use crate::engine::state_file::Process;
-use crate::ids::Generation;
+use crate::ids::{Generation, ModelName};
 
 /// A moment on the daemon's monotonic clock, counted from any fixed point.
 pub type Moment = Duration;
@@ -24,6 +25,8 @@ pub struct LifecycleRules {
     pub kill_grace: Duration,
     /// First pause after a failure; it doubles up to a minute.
     pub backoff: Duration,
+    /// When failures are a crash loop.
+    pub breaker: BreakerRules,
     /// An adopted engine that had been ready must answer within this.
     pub adopt_timeout: Duration,
 }
@@ -110,12 +113,16 @@ pub enum Event {
     Healthy(Generation),
     /// It has been loading without a word for this long.
     Silent(Generation, Duration),
+    /// It was ready and does not answer its health probes any more.
+    Unhealthy(Generation, Unhealthy),
     /// Its leader has ended.
     Exited(Generation, Exit),
     /// Nothing of it lives, and the port is free.
     Swept(Generation),
     /// Something of it remains.
     NotSwept(Generation, String),
+    /// Somebody asked for this model by hand: what it did before does not count.
+    Pardon(ModelName),
     /// No patience any more: what is being stopped is killed now.
     Hurry,
     /// An engine of an earlier daemon, or an earlier actor, was found.
@@ -129,6 +136,15 @@ pub enum Event {
 pub struct Exit {
     /// Exit code or signal, in words.
     pub status: String,
+    /// The telling line of its log.
+    pub telling: Option<String>,
+}
+
+/// What its probes found of an engine that does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unhealthy {
+    /// What they met, in words.
+    pub what: String,
     /// The telling line of its log.
     pub telling: Option<String>,
 }

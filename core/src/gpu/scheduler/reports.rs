@@ -26,7 +26,7 @@ impl Scheduler {
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
-        let EngineReport { held, newest: known } = report;
+        let EngineReport { held, newest: known, broken } = report;
         self.newest = self.newest.max(known);
         let believed = self.believed();
         let late = known < self.heard
@@ -38,7 +38,7 @@ impl Scheduler {
         if late && !fresh {
             return;
         }
-        self.heard = known;
+        (self.heard, self.broken) = (known, broken);
         // It knows of a newer one and holds only what is left of an older one: nothing runs.
         let held = held.filter(|held| {
             !matches!(held.phase, Phase::Failed(_)) || believed.is_none_or(|g| g <= held.generation)
@@ -91,7 +91,10 @@ impl Scheduler {
             Phase::Failed(_) => Gpu::Empty,
             Phase::Stuck(cause) => return self.stuck(generation, cause, out),
             // One that is in use has been ready: its supervisor is new, and looks whether it still is.
-            Phase::BackingOff | Phase::Starting if !used => Gpu::Loading(generation, launch, now),
+            Phase::BackingOff | Phase::Starting if !used => {
+                self.alone = None;
+                Gpu::Loading(generation, launch, now)
+            }
             Phase::BackingOff | Phase::Starting | Phase::Ready => {
                 Gpu::Resident(Resident { generation, launch, since: now, in_flight, closing: None })
             }

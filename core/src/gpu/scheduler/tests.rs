@@ -35,6 +35,7 @@ fn t(ticket: u64) -> Ticket {
 /// The defaults of the settings, but for a drain limit, so that it can be seen.
 fn rules() -> SchedulerRules {
     SchedulerRules {
+        abandoned_grace: None,
         max_queue: 512,
         max_wait: Some(s(600)),
         swap_wait: s(120),
@@ -69,11 +70,11 @@ fn by_hand(ticket: u64, model: &str, arrived: Moment) -> Waiter {
 /// A report about a start that is also the newest.
 fn report(generation: u64, model: &str, phase: Phase) -> EngineReport {
     let held = Held { generation: g(generation), launch: launch(model), phase };
-    EngineReport { held: Some(held), newest: g(generation) }
+    EngineReport { held: Some(held), newest: g(generation), broken: Vec::new() }
 }
 
 fn nothing(newest: u64) -> EngineReport {
-    EngineReport { held: None, newest: g(newest) }
+    EngineReport { held: None, newest: g(newest), broken: Vec::new() }
 }
 
 fn crashed() -> Cause {
@@ -164,7 +165,7 @@ impl Bench {
     }
 }
 
-/// Effects in words, without the telling of swaps.
+/// Effects in words, without the telling of swaps and without pardons.
 fn words(effects: &[Effect]) -> Vec<String> {
     effects.iter().filter_map(word).collect()
 }
@@ -187,7 +188,7 @@ fn word(effect: &Effect) -> Option<String> {
         Effect::Run(generation, launch) => format!("run {generation} {}", launch.model),
         Effect::Stop(generation) => format!("stop {generation}"),
         Effect::Cut(generation) => format!("cut {generation}"),
-        Effect::SwapBegan { .. } | Effect::SwapDone { .. } => return None,
+        Effect::Pardon(_) | Effect::SwapBegan { .. } | Effect::SwapDone { .. } => return None,
     })
 }
 

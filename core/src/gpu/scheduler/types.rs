@@ -21,6 +21,8 @@ pub struct SchedulerRules {
     pub swap_wait: Duration,
     /// A swap cuts what still runs after this; `None`: it never does.
     pub swap_drain: Option<Duration>,
+    /// A load that nobody waits for is ended after this; `None`: it goes on.
+    pub abandoned_grace: Option<Duration>,
     /// Requests may cause a load; by hand it is always possible.
     pub start_on_request: bool,
 }
@@ -168,6 +170,9 @@ pub enum Effect {
     Activated(Ticket),
     /// No.
     Refuse(Ticket, Refusal),
+    /// Somebody asked for this model by hand: its failures do not count any more. Comes before the
+    /// start that it makes possible.
+    Pardon(ModelName),
     /// Start this.
     Run(Generation, Arc<Launch>),
     /// Stop what runs.

@@ -3,14 +3,11 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::SIGTERM;
 use serde_json::{Value, json};
 use sim_engine::Options;
 
-use super::{
-    Engine, can_bind, free_port, group, is_alive, is_refused, parent, session, stays, until,
-    until_gone,
-};
+use super::{Engine, can_bind, free_port, is_refused, until, until_gone};
 use crate::client::{Client, End, chat, find};
 
 #[test]
@@ -67,36 +64,6 @@ fn it_serves_on_while_it_takes_its_time_to_end() {
     assert_eq!(engine.get("/health").status_line, "HTTP/1.1 200 OK");
     assert_eq!(engine.exit(), Some(0));
     assert!(told.elapsed() >= Duration::from_millis(500));
-}
-
-#[test]
-fn a_child_stays_in_the_group_when_its_leader_goes() {
-    let mut engine = Engine::ready("--sim-leave-child");
-    let child = engine.child_pid("child");
-    assert_eq!((parent(child), group(child)), (engine.pid(), engine.pid()));
-    engine.signal_group(SIGTERM);
-    assert_eq!(engine.exit(), Some(0));
-    until("it was told", || engine.events("child").contains(&"sigterm".to_owned()).then_some(()));
-    assert!(stays(Duration::from_millis(200), || is_alive(child)));
-    engine.signal_group(SIGKILL);
-    until_gone(child);
-}
-
-#[test]
-fn a_grandchild_in_a_session_of_its_own_outlives_its_group() {
-    for how in ["session", "daemon"] {
-        let mut engine = Engine::ready(&format!("--sim-leave-child={how}"));
-        let child = engine.child_pid("child");
-        assert_eq!((session(child), group(child)), (child, child));
-        if how == "session" {
-            assert_eq!(parent(parent(child)), engine.pid());
-        } else {
-            until("it is nobody's", || (group(parent(child)) != engine.pid()).then_some(()));
-        }
-        engine.signal_group(SIGKILL);
-        assert_eq!(engine.exit(), None);
-        assert!(stays(Duration::from_millis(200), || is_alive(child)));
-    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Engines as real processes: started, told to end, killed, and swept up afterwards.
 
 mod flags;
+mod left;
 mod like_vllm;
+mod lines;
 mod starting;
 
 use std::fs::{self, File};
@@ -42,6 +44,11 @@ impl Engine {
     }
 
     fn spawn(words: &[&str], flags: &str) -> Self {
+        Self::spawn_heard_by(words, flags, None)
+    }
+
+    /// Starts one whose standard error is read by another; without one it goes to a file.
+    fn spawn_heard_by(words: &[&str], flags: &str, reader: Option<Stdio>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| File::create(dir.path().join(name)).unwrap();
         let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,7 +62,7 @@ impl Engine {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(file("out"))
-            .stderr(file("err"))
+            .stderr(reader.unwrap_or_else(|| file("err").into()))
             .spawn()
             .unwrap();
         Self { child, dir }
@@ -93,6 +100,13 @@ impl Engine {
         let mut client = self.client();
         client.send(&crate::client::request("GET", path, "text/plain", ""));
         client.response()
+    }
+
+    /// Orders something, on a connection of its own.
+    fn order(&self, path: &str, order: &Value) -> Client {
+        let mut client = self.client();
+        client.post(path, &order.to_string());
+        client
     }
 
     fn pid(&self) -> i32 {

@@ -159,6 +159,7 @@ fn bounds_without_end_overflow_nothing() {
         kill_grace: Duration::MAX,
         backoff: Duration::MAX,
         adopt_timeout: Duration::MAX,
+        breaker: BreakerRules { failures: 1, window: Duration::MAX, open: Duration::MAX },
     };
     let mut patient = Launch::clone(&launch("a"));
     patient.start_timeout = Duration::MAX;
@@ -336,15 +337,88 @@ fn a_found_engine_that_nobody_wants_is_stopped_and_a_dead_ones_orphans_are_swept
     assert_eq!(outcome(&mut core, Event::Swept(Generation(7)), s(103)), "Checking/fc");
 }
 
-#[test]
-fn failures_of_any_number_of_models_are_remembered_within_bounds() {
-    let mut core = Lifecycle::new(rules());
-    for number in 0..3 * MAX_REMEMBERED {
-        let mut one = Launch::clone(&launch("a"));
-        one.model = format!("m{number}").as_str().into();
-        let (of, now) = (Generation(number as u64 + 1), s(number as u64));
-        core.on(Event::Goal(Goal::Run(of, Arc::new(one))), now);
-        core.on(Event::PortTaken(of, "x".into()), now);
-        assert!(core.failures.len() <= MAX_REMEMBERED);
+/// A start that comes up and crashes at once.
+fn crash(core: &mut Lifecycle, generation: u64, at: u64) {
+    for event in [run(generation, "a"), Event::Tick] {
+        core.on(event, s(at));
     }
+    let of = Generation(generation);
+    for event in [Event::PortFree(of), spawned(generation), Event::Healthy(of)] {
+        core.on(event, s(at));
+    }
+    assert_eq!(name(core.state()), "Ready");
+    core.on(exited(generation), s(at + 1));
+    core.on(Event::Swept(of), s(at + 1));
+    assert_eq!(name(core.state()), "Failed");
+}
+
+/// Four crashes; the breaker is open from second 301 to 371.
+fn in_a_crash_loop() -> Lifecycle {
+    let mut core = Lifecycle::new(rules());
+    for generation in 1..=4 {
+        assert!(core.report().broken.is_empty());
+        crash(&mut core, generation, 60 + generation * 60);
+    }
+    core
+}
+
+#[test]
+fn a_crash_loop_is_refused_at_once_with_its_last_failure_and_without_a_try() {
+    let mut core = in_a_crash_loop();
+    assert_eq!(core.report().broken.len(), 1);
+    assert_eq!(outcome(&mut core, run(5, "a"), s(311)), "Failed");
+    let Cause::CrashLoop { failures, left, last } = cause(&core) else { panic!("{core:?}") };
+    assert_eq!((failures, left, last.telling()), (4, s(60), Some("ValueError: no")));
+    // The refusal was no failure, and others are started.
+    assert_eq!(outcome(&mut core, run(6, "b"), s(312)), "Checking/c");
+    assert_eq!(core.report().broken[0].until, s(371));
+}
+
+#[test]
+fn one_start_is_let_through_and_its_failure_opens_the_breaker_for_twice_as_long() {
+    let mut core = in_a_crash_loop();
+    crash(&mut core, 5, 371);
+    assert_eq!(core.report().broken[0].until, s(372 + 140));
+    assert_eq!(outcome(&mut core, run(6, "a"), s(511)), "Failed");
+    assert_eq!(outcome(&mut core, run(7, "a"), s(512)), "Checking/c");
+}
+
+#[test]
+fn long_service_an_order_by_hand_or_a_changed_entry_closes_the_breaker() {
+    let mut core = in_a_crash_loop();
+    core.on(pardon("a"), s(302));
+    assert_eq!(outcome(&mut core, run(5, "a"), s(302)), "Checking/c");
+    assert!(core.report().broken.is_empty());
+
+    let mut core = in_a_crash_loop();
+    let mut changed = Launch::clone(&launch("a"));
+    changed.served_id = "other".into();
+    let goal = Goal::Run(Generation(5), Arc::new(changed));
+    assert_eq!(outcome(&mut core, Event::Goal(goal), s(302)), "Checking/c");
+
+    let mut core = in_a_crash_loop();
+    for event in up(5, "a", 400) {
+        core.on(event.1, s(event.0));
+    }
+    core.on(down(), s(409 + 60));
+    assert_eq!(core.report().broken.len(), 1, "not yet");
+    let mut core = in_a_crash_loop();
+    for event in up(5, "a", 400) {
+        core.on(event.1, s(event.0));
+    }
+    core.on(down(), s(410 + 60));
+    assert!(core.report().broken.is_empty());
+}
+
+#[test]
+fn an_engine_that_does_not_answer_its_probes_is_ended_with_the_short_grace_and_has_failed() {
+    let mut core = serving();
+    assert_eq!(outcome(&mut core, unhealthy(1), s(20)), "Asked!/t");
+    assert_eq!(core.next_tick(), Some(s(23)));
+    core.on(exited(1), s(21));
+    core.on(Event::Swept(Generation(1)), s(21));
+    let expected =
+        Cause::Unhealthy { what: "status 503".into(), telling: Some("ValueError: no".into()) };
+    assert_eq!(cause(&core), expected);
+    assert_eq!(name(core.state()), "Failed");
 }

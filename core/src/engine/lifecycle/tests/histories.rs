@@ -16,6 +16,8 @@ enum Step {
     EarlyTick,
     Healthy,
     Silent,
+    Unhealthy,
+    Pardon(usize),
     Dies,
     Hurry,
     Look,
@@ -35,11 +37,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EarlyTick),
         6 => Just(Step::Healthy),
         1 => Just(Step::Silent),
+        2 => Just(Step::Unhealthy),
+        1 => (0..MODELS.len()).prop_map(Step::Pardon),
         3 => Just(Step::Dies),
         1 => Just(Step::Hurry),
         3 => Just(Step::Look),
         4 => proptest::array::uniform5(rarely).prop_map(Step::Mood),
-        4 => (0..9usize, 0..4u64).prop_map(|(kind, back)| Step::Stale { kind, back }),
+        4 => (0..10usize, 0..4u64).prop_map(|(kind, back)| Step::Stale { kind, back }),
     ]
 }
 
@@ -54,6 +58,7 @@ fn stale(kind: usize, of: Generation) -> Event {
         5 => Event::Silent(of, s(180)),
         6 => exited(of.0),
         7 => Event::Swept(of),
+        8 => unhealthy(of.0),
         _ => Event::NotSwept(of, "pid 9".into()),
     }
 }
@@ -83,6 +88,8 @@ fn take(world: &mut World, step: &Step) {
         Step::Silent => {
             world.pending.extend(world.living().map(|of| Event::Silent(Generation(of), s(180))));
         }
+        Step::Unhealthy => world.pending.extend(world.living().map(unhealthy)),
+        Step::Pardon(model) => world.event(&pardon(MODELS[model])),
         Step::Dies => {
             if let Some(of) = world.living() {
                 world.leader_dies(of);
@@ -125,7 +132,8 @@ proptest! {
         let nothing_runs = matches!(world.core.state(), State::Stopped | State::Failed(..));
         prop_assert!(nothing_runs && !world.anything_lives(), "{:?}", world.core.state());
         prop_assert!(took <= rules().stop_timeout + rules().kill_grace, "it took {took:?}");
-        // And it can begin anew.
+        // And it can begin anew, by hand whatever it did before.
+        world.event(&pardon("b"));
         world.want(Some("b"));
         world.settle();
         prop_assert!(matches!(world.core.state(), State::Ready(..)), "{:?}", world.core.state());

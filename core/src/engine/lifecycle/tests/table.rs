@@ -21,6 +21,7 @@ spawned         -           -           -           Starting/w  -           -   
 not-spawned     -           -           -           Failed      -           -           -         -       -         -       -         -         -           -
 healthy         -           -           -           -           Ready/r     -           -         -       -         -       -         -         -           -
 silent          -           -           -           -           Asked!/t    -           -         -       -         -       -         -         -           -
+unhealthy       -           -           -           -           -           Asked!/t    -         -       -         -       -         -         -           -
 exited          -           -           -           -           Sweeping!/x Sweeping!/x Sweeping/x Sweeping/x Sweeping!/x Sweeping!/x - -      -           Sweeping/x
 swept           -           -           -           -           -           -           -         -       -         -       Stopped/f Failed/f  -           Stopped/f
 not-swept       -           -           -           -           -           -           -         -       -         -       Stuck     Stuck     -           -
@@ -30,9 +31,12 @@ spawned@        -           -           -           -           -           -   
 not-spawned@    -           -           -           -           -           -           -         -       -         -       -         -         -           -
 healthy@        -           -           -           -           -           -           -         -       -         -       -         -         -           -
 silent@         -           -           -           -           -           -           -         -       -         -       -         -         -           -
+unhealthy@      -           -           -           -           -           -           -         -       -         -       -         -         -           -
 exited@         -           -           -           -           -           -           -         -       -         -       -         -         -           -
 swept@          -           -           -           -           -           -           -         -       -         -       -         -         -           -
 not-swept@      -           -           -           -           -           -           -         -       -         -       -         -         -           -
+pardon          -           Checking/c  -           -           -           -           -         -       -         -       -         -         -           -
+pardon-other    -           -           -           -           -           -           -         -       -         -       -         -         -           -
 hurry           -           -           -           -           -           -           Killed/k  -       Killed!/k -       -         -         -           -
 found-dead      Sweeping/x  -           -           -           -           -           -         -       -         -       -         -         -           -
 found-wanted    Starting/w  -           -           -           -           -           -         -       -         -       -         -         -           -
@@ -85,7 +89,7 @@ fn core_in(state: &str) -> Lifecycle {
         core.goal = Goal::Run(of, launch("a"));
     }
     if matches!(state, State::Backoff(..) | State::Failed(..)) {
-        core.failures.insert("a".into(), Failures { run: 1, last: s(99) });
+        core.records.failed(&launch("a"), &cause(), s(99));
     }
     core.state = state;
     core
@@ -103,6 +107,8 @@ fn events(row: &str) -> Vec<(Event, Moment)> {
         "run-newer" => run(6, "a"),
         "run-same" => run(CURRENT, "a"),
         "run-older" => run(4, "a"),
+        "pardon" => pardon("a"),
+        "pardon-other" => pardon("b"),
         "hurry" => Event::Hurry,
         "found-dead" => found(false, true),
         "found-wanted" => found(true, true),
@@ -131,6 +137,7 @@ fn answer(what: &str, generation: u64) -> Event {
         "not-spawned" => Event::NotSpawned(of, "no such file".into()),
         "healthy" => Event::Healthy(of),
         "silent" => Event::Silent(of, s(9)),
+        "unhealthy" => unhealthy(generation),
         "exited" => exited(generation),
         "swept" => Event::Swept(of),
         "not-swept" => Event::NotSwept(of, "pid 1005".into()),
@@ -150,7 +157,9 @@ fn variant(event: &Event) -> &'static str {
         Event::NotSpawned(..) => "NotSpawned",
         Event::Healthy(_) => "Healthy",
         Event::Silent(..) => "Silent",
+        Event::Unhealthy(..) => "Unhealthy",
         Event::Exited(..) => "Exited",
+        Event::Pardon(_) => "Pardon",
         Event::Swept(_) => "Swept",
         Event::NotSwept(..) => "NotSwept",
         Event::Hurry => "Hurry",
@@ -183,11 +192,11 @@ fn every_state_answers_every_event_as_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // None is missing: all names of `name`, 5 goals, 9 answers current and stale, and 6 others.
+    // None is missing: all names of `name`, 5 goals, 10 answers current and stale, and 8 others.
     assert_eq!(states.len(), 14);
-    assert_eq!(seen.len(), 14 * (5 + 2 * 9 + 6));
+    assert_eq!(seen.len(), 14 * (5 + 2 * 10 + 8));
     assert!(seen.values().all(|times| *times == 1));
-    assert_eq!(variants.len(), 14, "{variants:?}");
+    assert_eq!(variants.len(), 16, "{variants:?}");
 }
 
 #[test]

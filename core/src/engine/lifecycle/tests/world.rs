@@ -36,6 +36,29 @@ struct Record {
     failures: u32,
     last: Moment,
     ready_since: Option<Moment>,
+    /// Failures of the engine since its breaker last opened.
+    recent: Vec<Moment>,
+    /// Until when the breaker is open, and for how long it opened.
+    open: Option<(Moment, Duration)>,
+}
+
+impl Record {
+    fn fail(&mut self, of_the_engine: bool, now: Moment) {
+        self.failures += 1;
+        self.last = now;
+        if !of_the_engine {
+            return;
+        }
+        self.recent.push(now);
+        let late = self.recent.iter().filter(|at| **at + rules().breaker.window >= now).count();
+        let time = match self.open {
+            Some((_, time)) => (time * 2).min(s(900)),
+            None if late >= 4 => s(70),
+            None => return,
+        };
+        self.recent.clear();
+        self.open = Some((now + time, time));
+    }
 }
 
 pub(super) struct World {
@@ -77,10 +100,11 @@ fn about(event: &Event) -> Option<Generation> {
         | Event::NotSpawned(g, _)
         | Event::Healthy(g)
         | Event::Silent(g, _)
+        | Event::Unhealthy(g, _)
         | Event::Exited(g, _)
         | Event::Swept(g)
         | Event::NotSwept(g, _) => Some(*g),
-        Event::Goal(_) | Event::Hurry | Event::Found(_) | Event::Tick => None,
+        Event::Goal(_) | Event::Pardon(_) | Event::Hurry | Event::Found(_) | Event::Tick => None,
     }
 }
 
@@ -152,6 +176,7 @@ impl World {
         }
         self.keep_record(&before, event);
         self.check_report();
+        self.check_broken();
         if matches!((&before, self.core.state()), (State::Stuck(..), State::Stuck(..))) {
             assert!(effects.is_empty(), "{effects:?} while something is stuck");
         }
@@ -181,6 +206,12 @@ impl World {
 
     /// The failures of each model in a row, counted beside the core.
     fn keep_record(&mut self, before: &State, event: &Event) {
+        if let Event::Pardon(model) = event {
+            // That of an engine which serves goes on from there.
+            let serves = self.records.remove(model.as_str()).and_then(|record| record.ready_since);
+            let record = Record { ready_since: serves, ..Record::default() };
+            self.records.insert(model.to_string(), record);
+        }
         if let Some(model) = model_of(before) {
             let record = self.records.entry(model).or_default();
             let left = matches!(before, State::Ready(..))
@@ -189,11 +220,10 @@ impl World {
                 && let Some(since) = record.ready_since.take()
                 && self.now.saturating_sub(since) >= s(60)
             {
-                record.failures = 0;
+                *record = Record::default();
             }
             if fails(before, event) {
-                record.failures += 1;
-                record.last = self.now;
+                record.fail(!matches!(event, Event::PortTaken(..)), self.now);
             }
         }
         if let State::Ready(engine, _) = self.core.state() {
@@ -203,6 +233,19 @@ impl World {
         if let State::Backoff(_, launch, at) = self.core.state() {
             assert_eq!(Some(*at), self.not_before(launch.model.as_str()), "the pause");
         }
+    }
+
+    /// Each crash loop is told, and no other.
+    fn check_broken(&self) {
+        let told: BTreeMap<String, Moment> = self
+            .core
+            .report()
+            .broken
+            .iter()
+            .map(|broken| (broken.launch.model.to_string(), broken.until))
+            .collect();
+        let open = |(model, record): (&String, &Record)| Some((model.clone(), record.open?.0));
+        assert_eq!(told, self.records.iter().filter_map(open).collect());
     }
 
     /// Two seconds after the first failure, doubled by each, a minute at most.
@@ -220,6 +263,8 @@ impl World {
                 let Some(Held { launch, .. }) = self.core.report().held else { panic!() };
                 let earliest = self.not_before(launch.model.as_str()).unwrap_or_default();
                 assert!(earliest <= self.now, "started before {earliest:?}");
+                let open = self.records.get(launch.model.as_str()).and_then(|record| record.open);
+                assert!(open.is_none_or(|(until, _)| until <= self.now), "in a crash loop");
                 self.pending.push(if self.mood.port_taken {
                     Event::PortTaken(of, "pid 7 (x)".into())
                 } else {

@@ -86,7 +86,10 @@ fn an_older_engine_that_cannot_be_ended_is_an_answer_for_the_load_behind_it() {
     assert_eq!(told(&bench.fresh(report(4, "a", Phase::Leaving))), "run 5 b");
     let phase = Phase::Stuck(Cause::Stuck { who: "pid 7".into() });
     let held = Some(Held { generation: g(4), launch: launch("a"), phase });
-    assert_eq!(told(&bench.engine(EngineReport { held, newest: g(5) })), "refuse 1: failed");
+    assert_eq!(
+        told(&bench.engine(EngineReport { held, newest: g(5), broken: Vec::new() })),
+        "refuse 1: failed"
+    );
     // It ended after all, and what had been asked for comes.
     bench.engine(report(5, "b", Phase::Starting));
     assert_eq!(told(&bench.admit(2, "b")), "");
@@ -207,7 +210,7 @@ fn a_report_from_before_the_last_one_does_not_free_what_is_stuck() {
     let mut bench = Bench::serving(rules(), "a", s(10));
     let of_one = |phase, newest| {
         let held = Some(Held { generation: g(1), launch: launch("a"), phase });
-        EngineReport { held, newest: g(newest) }
+        EngineReport { held, newest: g(newest), broken: Vec::new() }
     };
     // The supervisor has heard of start 2 meanwhile.
     bench.engine(of_one(Phase::Stuck(Cause::Stuck { who: "pid 7".into() }), 2));
@@ -248,7 +251,7 @@ fn what_is_left_of_an_older_start_that_failed_says_that_nothing_runs() {
     let failed = |newest| {
         let phase = Phase::Failed(crashed());
         let held = Some(Held { generation: g(2), launch: launch("a"), phase });
-        EngineReport { held, newest: g(newest) }
+        EngineReport { held, newest: g(newest), broken: Vec::new() }
     };
     let mut bench = Bench::empty(rules());
     bench.engine(nothing(2));

@@ -20,12 +20,15 @@ impl World {
         let effects = self.core.on(event.clone(), self.now);
         self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
         self.check_swaps(&before, event, &effects);
+        self.check_abandoned(&before, event, &effects);
+        self.check_broken(&effects);
         self.check_cuts(&before, &effects);
         self.check_grants(&before, event, &effects);
         self.check_refusals(&before, &effects);
         let granted = effects.iter().any(|effect| matches!(effect, Effect::Grant { .. }));
         self.carry_out(effects);
         self.note_closing(granted);
+        self.note_alone();
         self.check_queue();
     }
 
@@ -73,6 +76,7 @@ impl World {
                         self.setting.rules.start_on_request
                             || fresh
                             || ordered
+                            || !matches!(before.gpu, Gpu::Resident(_))
                             || asked_by_hand(&|_| true),
                         "a request stopped {generation}"
                     );
@@ -82,6 +86,62 @@ impl World {
         }
         let runs = effects.iter().filter(|e| matches!(e, Effect::Run(..))).count();
         assert!(runs <= 1, "{effects:?}");
+    }
+
+    /// A load is ended for somebody else, by order, or after it was left alone for its grace.
+    fn check_abandoned(&self, before: &Before, event: &Event, effects: &[Effect]) {
+        let Gpu::Loading(of, launch, _) = &before.gpu else { return };
+        let stops = effects.contains(&Effect::Stop(*of));
+        let ordered = matches!(event, Event::Deactivate { .. });
+        let others = self.core.waiting().any(|w| w.launch.model != launch.model);
+        if !stops || ordered || others {
+            return;
+        }
+        let grace = self.setting.rules.abandoned_grace.expect("a load goes on");
+        let since = match self.alone {
+            Some((alone, since)) if alone == *of => since,
+            _ => self.now,
+        };
+        assert!(since + grace <= self.now, "left alone only since {since:?}");
+    }
+
+    fn note_alone(&mut self) {
+        self.alone = match self.core.gpu() {
+            Gpu::Loading(of, launch, _)
+                if !self.core.waiting().any(|w| w.launch.model == launch.model) =>
+            {
+                let since = self.alone.filter(|(alone, _)| alone == of);
+                since.or(Some((*of, self.now)))
+            }
+            _ => None,
+        };
+        if let (Some((_, since)), Some(grace)) = (self.alone, self.setting.rules.abandoned_grace) {
+            assert!(since + grace > self.now, "alone since {since:?}, and it loads still");
+        }
+    }
+
+    /// For a model in a crash loop nothing is started, stopped or kept waiting, but by hand.
+    fn check_broken(&self, effects: &[Effect]) {
+        let broken = |model: &ModelName| {
+            let of = |b: &&Broken| b.launch.model == *model && b.until > self.now;
+            self.core.broken.iter().find(of)
+        };
+        for effect in effects {
+            match effect {
+                Effect::SwapBegan { to, reason: Reason::Request, .. } => {
+                    assert!(broken(to).is_none(), "a swap for {to}");
+                }
+                Effect::Refuse(ticket, Refusal::Failed(Cause::CrashLoop { .. })) => {
+                    assert_eq!(self.waiting[ticket].purpose, Purpose::Request);
+                }
+                _ => {}
+            }
+        }
+        for waiter in self.core.waiting().filter(|w| w.purpose == Purpose::Request) {
+            let model = &waiter.launch.model;
+            let comes = self.core.serves(model) || self.core.waiters.asked_by_hand(model);
+            assert!(comes || broken(model).is_none(), "{:?} waits for nothing", waiter.place());
+        }
     }
 
     /// What is cut was closed for the whole drain limit, by force, or is dead for two seconds.

@@ -69,10 +69,20 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![Just(s(0)), Just(s(5)), Just(s(20))],
         prop_oneof![Just(None), Just(Some(s(3)))],
         proptest::bool::weighted(0.8),
+        prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(4)))],
     );
-    let rules = rules.prop_map(|(max_queue, max_wait, swap_wait, swap_drain, start_on_request)| {
-        SchedulerRules { max_queue, max_wait, swap_wait, swap_drain, start_on_request }
-    });
+    let rules = rules.prop_map(
+        |(max_queue, max_wait, swap_wait, swap_drain, start_on_request, abandoned_grace)| {
+            SchedulerRules {
+                max_queue,
+                max_wait,
+                swap_wait,
+                swap_drain,
+                abandoned_grace,
+                start_on_request,
+            }
+        },
+    );
     (rules, [load(), load(), load()], 0..2000u64, 0..20u64).prop_map(
         |(rules, loads, stop, delay)| Setting { rules, loads, stop: ms(stop), delay: ms(delay) },
     )

@@ -94,7 +94,7 @@ impl World {
 
     /// It dies with its mailbox; the next one finds what is written down, or nothing at all.
     pub(super) fn new_supervisor(&mut self, knows: bool, wanted: bool) {
-        self.todo.retain(|_, todo| !matches!(todo, Todo::Goal(_)));
+        self.todo.retain(|_, todo| !matches!(todo, Todo::Goal(_) | Todo::Pardon(_)));
         self.instance += 1;
         self.supervisor = Lifecycle::new(bounds());
         if !knows {

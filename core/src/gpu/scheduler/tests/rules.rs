@@ -55,7 +55,7 @@ fn a_swap_is_told_with_where_from_where_to_and_why() {
         to: to.into(),
         reason,
     };
-    assert_eq!(bench.activate(1, "a")[0], began(None, "a", Reason::Manual));
+    assert_eq!(bench.activate(1, "a")[1], began(None, "a", Reason::Manual));
     bench.now += s(5);
     let done = Effect::SwapDone { to: "a".into(), reason: Reason::Manual, took: s(5) };
     assert!(bench.ready(1, "a").contains(&done));
@@ -343,4 +343,67 @@ fn when_the_daemon_ends_nobody_waits_any_more() {
     assert_eq!(refused, ["refuse 2: draining", "refuse 3: draining"]);
     assert_eq!(told(&bench.admit(4, "a")), "refuse 4: draining");
     assert_eq!(told(&bench.in_flight(1, 0)), "", "the engine is its supervisor's");
+}
+
+fn in_a_crash_loop(model: &str, until: Moment) -> Broken {
+    Broken { launch: launch(model), failures: 3, cause: crashed(), until }
+}
+
+#[test]
+fn a_model_in_a_crash_loop_is_refused_at_once_and_nothing_is_stopped_for_it() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "b");
+    bench.in_flight(1, 1);
+    let until = bench.now + s(60);
+    let mut news = report(1, "a", Phase::Ready);
+    news.broken = vec![in_a_crash_loop("b", until)];
+    // Those who wait are told when it is known, and those who come later when they come.
+    bench.admit(2, "b");
+    assert_eq!(told(&bench.engine(news)), "refuse 2: failed");
+    let effects = bench.admit(3, "b");
+    let [Effect::Refuse(_, Refusal::Failed(Cause::CrashLoop { left, .. }))] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(*left, s(60));
+    // Others are not concerned, and in the end one start is let through.
+    assert_eq!(told(&bench.admit(4, "a")), "grant 4 by 1");
+    bench.in_flight(1, 0);
+    bench.now = until;
+    assert_eq!(told(&bench.admit(5, "b")), "stop 1");
+}
+
+#[test]
+fn a_model_in_a_crash_loop_can_be_asked_for_by_hand_and_is_then_there_for_all() {
+    let mut bench = Bench::empty(rules());
+    let mut news = nothing(0);
+    news.broken = vec![in_a_crash_loop("a", bench.now + s(60))];
+    bench.engine(news);
+    assert_eq!(told(&bench.admit(1, "a")), "refuse 1: failed");
+    let effects = bench.activate(2, "a");
+    assert_eq!(effects[0], Effect::Pardon("a".into()), "before the start: {effects:?}");
+    assert_eq!(told(&effects), "run 1 a");
+    assert_eq!(told(&bench.admit(3, "a")), "");
+    assert_eq!(told(&bench.ready(1, "a")), "activated 2, grant 3 by 1");
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_goes_on_until_its_grace_has_passed() {
+    let mut bench = Bench::empty(rules());
+    bench.admit(1, "a");
+    assert_eq!(told(&bench.abandon(1)), "");
+    assert_eq!(bench.core.next_tick(), None, "it goes on");
+
+    let impatient = SchedulerRules { abandoned_grace: Some(s(20)), ..rules() };
+    let mut bench = Bench::empty(impatient);
+    bench.admit(1, "a");
+    let left = bench.now + s(5);
+    bench.now = left;
+    bench.abandon(1);
+    assert_eq!(bench.core.next_tick(), Some(left + s(20)));
+    // Somebody comes back for it, and goes again: it begins anew.
+    bench.now = left + s(19);
+    bench.admit(2, "a");
+    bench.now = left + s(30);
+    assert_eq!(told(&bench.abandon(2)), "");
+    assert_eq!(told(&bench.tick_at(left + s(50))), "stop 1");
 }

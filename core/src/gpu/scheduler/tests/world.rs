@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::engine::lifecycle::{Engine, Event as Fact, Goal, Lifecycle, LifecycleRules, State};
+use crate::engine::lifecycle::{
+    BreakerRules, Engine, Event as Fact, Goal, Lifecycle, LifecycleRules, State,
+};
 
 /// What is drawn once for a history.
 #[derive(Debug, Clone)]
@@ -49,6 +51,7 @@ pub(super) struct Job {
 #[derive(Debug, Clone)]
 pub(super) enum Todo {
     Goal(Goal),
+    Pardon(ModelName),
     Report(EngineReport, bool),
     /// Of one supervisor; it dies with it.
     Fact(u32, Fact),
@@ -86,6 +89,8 @@ pub(super) struct World {
     /// Since when the resident takes nothing new, and whether force was ordered.
     pub(super) closed: Option<(Generation, Moment)>,
     pub(super) forced: Option<Generation>,
+    /// The load that nobody waits for, and since when.
+    pub(super) alone: Option<(Generation, Moment)>,
     /// What the scheduler knows is from before the last order that was sent.
     pub(super) blind: bool,
     pub(super) supervisor: Lifecycle,
@@ -104,6 +109,7 @@ pub(super) fn bounds() -> LifecycleRules {
         loading_stop_grace: s(1),
         kill_grace: s(2),
         backoff: ms(500),
+        breaker: BreakerRules { failures: 3, window: s(60), open: s(8) },
         adopt_timeout: s(5),
     }
 }
@@ -126,6 +132,7 @@ impl World {
             cut: BTreeSet::new(),
             closed: None,
             forced: None,
+            alone: None,
             blind: false,
             supervisor: Lifecycle::new(bounds()),
             instance: 0,
@@ -208,6 +215,7 @@ impl World {
                 Effect::Activated(ticket) | Effect::Refuse(ticket, _) => {
                     self.waiting.remove(&ticket).unwrap();
                 }
+                Effect::Pardon(model) => self.later(self.setting.delay, Todo::Pardon(model)),
                 Effect::Run(generation, launch) => {
                     self.used = self.used.max(generation);
                     self.later(self.setting.delay, Todo::Goal(Goal::Run(generation, launch)));
@@ -249,7 +257,7 @@ impl World {
         self.core = Scheduler::new(self.setting.rules.clone(), self.used);
         self.heard.clear();
         self.blind = true;
-        (self.closed, self.forced) = (None, None);
+        (self.closed, self.forced, self.alone) = (None, None, None);
         for (_, person) in std::mem::take(&mut self.waiting) {
             self.ask(Person { asked: self.now, refused_by: None, ..person });
         }
@@ -295,6 +303,7 @@ impl World {
                 // Said again even if nothing changed.
                 self.send_report(false);
             }
+            Todo::Pardon(model) => self.fact(Fact::Pardon(model)),
             Todo::Report(report, fresh) => self.hear(report, fresh),
             Todo::Fact(instance, fact) if instance == self.instance => self.fact(fact),
             Todo::Dies(of) => self.dies(of),
