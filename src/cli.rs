@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::terminal::say;
-use crate::{check, demo, serve, settings};
+use crate::{check, demo, serve, settings, sweep};
 
 /// Bad configuration.
 pub(crate) const BAD_CONFIGURATION: u8 = 78;
@@ -44,6 +44,12 @@ enum Program {
     CheckConfig,
     /// Show every setting with where it came from.
     PrintConfig,
+    /// End the engine that a dead daemon left, when it is not to come back; 0 if nothing is left.
+    Sweep {
+        /// Only say what is left.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Print the JSON Schema of registry files, for editors and tools.
     RegistrySchema,
     /// A simulated engine that speaks vLLM's HTTP surface; see `sim-engine --help`.
@@ -65,6 +71,16 @@ pub(crate) fn run() -> ExitCode {
         }
         Program::CheckConfig => check::check_config(),
         Program::PrintConfig => check::print_config(),
+        Program::Sweep { dry_run } => {
+            start_log("warn");
+            match settings::from_process() {
+                Ok(loaded) => sweep::run(&loaded.settings, dry_run),
+                Err(problems) => {
+                    check::complain(&problems);
+                    ExitCode::from(BAD_CONFIGURATION)
+                }
+            }
+        }
         Program::RegistrySchema => {
             say(&mut io::stdout(), &format!("{:#}", chat_proxy_core::registry::schema::schema()));
             ExitCode::SUCCESS

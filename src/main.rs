@@ -9,6 +9,7 @@ mod listen;
 mod lock;
 mod serve;
 mod settings;
+mod sweep;
 mod terminal;
 mod wiring;
 

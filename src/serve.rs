@@ -30,6 +30,7 @@ use chat_proxy_actors::process::children;
 use chat_proxy_actors::registry::Reload;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use chat_proxy_core::config::Settings;
+use chat_proxy_core::engine::lifecycle::LifecycleRules;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_actix_web::TracingLogger;
@@ -141,9 +142,7 @@ where
         log_thread,
         server: server.handle(),
         drain_timeout,
-        engine_budget: rules.stop_timeout.max(rules.loading_stop_grace)
-            + rules.kill_grace
-            + SWEEP_GRACE,
+        engine_budget: engine_budget(&rules),
         keep_engine,
         lock,
     };
@@ -151,6 +150,11 @@ where
     let orders = orders(Ready { addrs: addrs.clone() })?;
     announce(&addrs, any_port)?;
     daemon.until_stopped(server, orders).await
+}
+
+/// How long an engine's end may take.
+pub(crate) fn engine_budget(rules: &LifecycleRules) -> Duration {
+    rules.stop_timeout.max(rules.loading_stop_grace) + rules.kill_grace + SWEEP_GRACE
 }
 
 fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, ServeError> {

@@ -53,7 +53,7 @@ impl Guard {
         Guard { role, watcher: Some(watcher), ending }
     }
 
-    /// A guard that tells nobody: for tests of one actor.
+    /// A guard that tells nobody: for an actor that nobody would rebuild.
     pub fn unwatched(role: Role) -> Self {
         Guard { role, watcher: None, ending: Ending::default() }
     }

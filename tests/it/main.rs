@@ -21,6 +21,7 @@ mod engine_ends;
 mod engine_failures;
 mod engines;
 mod errors;
+mod fault_matrix;
 mod front;
 mod heartbeats;
 mod load;
