@@ -65,6 +65,8 @@ pub(crate) enum ServeError {
     Listen(#[from] ListenError),
     #[error("cannot open the request log {path}: {error}")]
     Log { path: String, error: io::Error },
+    #[error("cannot open streams.lock beside {path}: {error}")]
+    Streams { path: String, error: io::Error },
     #[error("{0}")]
     Keys(String),
     #[error("the HTTP server failed: {0}")]

@@ -5,7 +5,7 @@
 //! hold an actor's address; those are in the directory.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::permits::{PermitLedger, Pulse};
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
+use chat_proxy_actors::streams::StreamsLock;
 use chat_proxy_actors::transcript::Audience;
 use chat_proxy_actors::vllm_supervisor::{SupervisorParts, VllmSupervisor};
 use chat_proxy_core::config::Settings;
@@ -68,7 +69,7 @@ pub(crate) fn build(
     let audience =
         Audience { log: log.clone(), metrics: MetricsHandle::new(metrics.clone(), rolling) };
     // Generations of one daemon lie behind all those of earlier ones.
-    let ledger = PermitLedger::new(Generation(milliseconds(clock::unix_seconds())));
+    let ledger = permits(settings)?;
     let registry = RegistryView::default();
     let forwarders = ForwarderFactory::new(
         settings::forward(settings),
@@ -109,6 +110,25 @@ pub(crate) fn build(
     let restarts = metrics.actor_restarts.clone();
     Root::start_all(factories, restarts, ending.clone(), hopeless_in);
     Ok(House { directory, ledger, registry, audience, metrics, forwarders, ending, hopeless })
+}
+
+/// A process that this one replaces ends within its drain, and this much more.
+const OTHERS_GRACE: Duration = Duration::from_secs(10);
+
+fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
+    let newest = Generation(milliseconds(clock::unix_seconds()));
+    if !settings.vllm.vllm_single_port {
+        return Ok(PermitLedger::new(newest));
+    }
+    let state_path = Path::new(&settings.vllm.vllm_state_path);
+    let streams = StreamsLock::beside(state_path).map_err(|error| ServeError::Streams {
+        path: settings.vllm.vllm_state_path.clone(),
+        error,
+    })?;
+    let ledger = PermitLedger::with_streams(newest, streams);
+    let (waiting, limit) = (ledger.clone(), settings.server.drain_timeout_s.get() + OTHERS_GRACE);
+    actix_rt::spawn(async move { waiting.outlive_others(limit).await });
+    Ok(ledger)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and far from 2^64

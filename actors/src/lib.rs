@@ -17,6 +17,7 @@ pub mod process;
 pub mod registry;
 pub mod root;
 mod rotation;
+pub mod streams;
 #[cfg(test)]
 mod testing;
 pub mod transcript;

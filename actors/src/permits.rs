@@ -1,11 +1,13 @@
 //! Permits to use the GPU, and the ledger that counts them.
 //!
 //! Owns: a count per generation, and the numbers of generations and tickets. Made once, handed to
-//! every arbiter that is built: so a drain survives the arbiter's death. Must never do: send a
-//! message; a permit that is dropped, by whomever and wherever, is counted back, and whoever waits
+//! every arbiter that is built: so a drain survives the arbiter's death. It holds `streams.lock`
+//! while any permit is out, and counts another process that holds it as one more. Must never do: send
+//! a message; a permit that is dropped, by whomever and wherever, is counted back, and whoever waits
 //! for changes is woken.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +15,9 @@ use std::time::Duration;
 use chat_proxy_core::engine::Launch;
 use chat_proxy_core::ids::{Generation, Ticket};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::streams::StreamsLock;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,7 +28,13 @@ pub struct PermitLedger {
     tickets: AtomicU64,
     draining: AtomicBool,
     pulse: Pulse,
+    streams: Option<StreamsLock>,
+    /// Another process has requests in flight: one that this one replaces.
+    others: AtomicBool,
 }
+
+/// Another process that has requests in flight is looked at this often.
+const OTHERS_LOOK: Duration = Duration::from_millis(200);
 
 /// Whether engines send anything: set by whoever carries their answers, looked at by whoever must
 /// tell a busy engine from a dead one. Cheap for the former: it writes only after the latter looked.
@@ -64,6 +75,47 @@ impl PermitLedger {
         Arc::new(PermitLedger { newest: AtomicU64::new(newest.0), ..PermitLedger::default() })
     }
 
+    /// The same, with the lock that tells other processes of permits, and us of theirs.
+    pub fn with_streams(newest: Generation, streams: StreamsLock) -> Arc<Self> {
+        let others = streams.holder().unwrap_or_default();
+        if let Some(pid) = others {
+            tracing::info!(pid, "another process still has requests in flight at the engine");
+        }
+        Arc::new(PermitLedger {
+            newest: AtomicU64::new(newest.0),
+            streams: Some(streams),
+            others: AtomicBool::new(others.is_some()),
+            ..PermitLedger::default()
+        })
+    }
+
+    /// Waits until no other process has requests in flight, at most for so long: it has promised to
+    /// end by then. Afterwards none can come: only the owner of the engine hands out permits.
+    pub async fn outlive_others(&self, limit: Duration) {
+        let Some(streams) = &self.streams else { return };
+        let until = Instant::now() + limit;
+        while self.others.load(Ordering::SeqCst) {
+            match streams.holder() {
+                Ok(Some(pid)) if Instant::now() >= until => {
+                    tracing::warn!(
+                        pid,
+                        "another process has requests in flight for too long; they count no more"
+                    );
+                    break;
+                }
+                Ok(Some(_)) => sleep(OTHERS_LOOK).await,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "who else has requests in flight cannot be told");
+                    break;
+                }
+            }
+        }
+        if self.others.swap(false, Ordering::SeqCst) {
+            self.changed.notify_one();
+        }
+    }
+
     /// Hands out a permit.
     pub fn grant(
         self: &Arc<Self>,
@@ -72,13 +124,25 @@ impl PermitLedger {
         queued: Duration,
         loading: Duration,
     ) -> Permit {
-        *self.counts().entry(generation).or_default() += 1;
+        let mut counts = self.counts();
+        if counts.is_empty() {
+            self.tell_others(StreamsLock::hold);
+        }
+        *counts.entry(generation).or_default() += 1;
+        drop(counts);
         Permit { generation, launch, queued, loading, ledger: self.clone() }
     }
 
-    /// Permits of a generation that are out.
+    /// Permits of a generation that are out, and one more for another process that has some.
     pub fn in_flight(&self, generation: Generation) -> usize {
-        self.counts().get(&generation).copied().unwrap_or(0)
+        let ours = self.counts().get(&generation).copied().unwrap_or(0);
+        ours + usize::from(self.others.load(Ordering::SeqCst))
+    }
+
+    fn tell_others(&self, what: impl Fn(&StreamsLock) -> io::Result<()>) {
+        if let Some(Err(error)) = self.streams.as_ref().map(what) {
+            tracing::error!(%error, "other processes cannot be told of requests in flight");
+        }
     }
 
     /// Whether engines send anything.
@@ -136,6 +200,9 @@ impl Drop for Permit {
             if *count == 0 {
                 counts.remove(&self.generation);
             }
+            if counts.is_empty() {
+                self.ledger.tell_others(StreamsLock::release);
+            }
         }
         drop(counts);
         self.ledger.changed.notify_one();
@@ -145,6 +212,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::streams::tests::other_holder;
     use crate::testing::launch;
 
     #[actix_rt::test]
@@ -164,6 +232,38 @@ mod tests {
         ledger.changed().await; // told before anybody waited
         drop(other);
         assert!(ledger.counts().is_empty());
+    }
+
+    #[actix_rt::test]
+    async fn another_process_with_requests_in_flight_counts_as_one_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("active_vllm.json");
+        let mut other = other_holder(&state);
+        let ledger =
+            PermitLedger::with_streams(Generation(7), StreamsLock::beside(&state).unwrap());
+        assert_eq!(ledger.in_flight(Generation(7)), 1);
+        let permit = ledger.grant(Generation(7), launch("a"), Duration::ZERO, Duration::ZERO);
+        assert_eq!(ledger.in_flight(Generation(7)), 2);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        ledger.outlive_others(Duration::from_secs(60)).await;
+        assert_eq!(ledger.in_flight(Generation(7)), 1);
+        ledger.changed().await;
+        drop(permit);
+        assert_eq!(ledger.in_flight(Generation(7)), 0);
+    }
+
+    #[actix_rt::test]
+    async fn another_process_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("active_vllm.json");
+        let mut other = other_holder(&state);
+        let ledger =
+            PermitLedger::with_streams(Generation(7), StreamsLock::beside(&state).unwrap());
+        ledger.outlive_others(Duration::ZERO).await;
+        assert_eq!(ledger.in_flight(Generation(7)), 0);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -44,7 +44,7 @@ pub async fn wait_free(port: u16, within: Duration) -> Result<(), String> {
 /// Free: it can be bound without SO_REUSEADDR (with it, one could bind beside an engine that has
 /// bound and does not listen yet), or all that is left of it are connections that close.
 fn is_free(port: u16) -> Result<(), String> {
-    let bound = match bind(port) {
+    let bound = match bind(Domain::IPV4, port).and_then(|()| bind_v6(port)) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => rows(port),
         Err(error) => return Err(format!("nobody, but it cannot be bound: {error}")),
@@ -65,10 +65,25 @@ fn is_free(port: u16) -> Result<(), String> {
     }
 }
 
-fn bind(port: u16) -> io::Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
-    socket.bind(&address.into())
+fn bind(family: Domain, port: u16) -> io::Result<()> {
+    let socket = Socket::new(family, Type::STREAM, None)?;
+    if family == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    let any = if family == Domain::IPV6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    socket.bind(&SocketAddr::new(any, port).into())
+}
+
+/// A machine without IPv6 has nobody there.
+fn bind_v6(port: u16) -> io::Result<()> {
+    match bind(Domain::IPV6, port) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => Ok(()),
+        other => other,
+    }
 }
 
 /// Whether one of these processes is the one that accepts connections at the port. Blocking.
@@ -152,6 +167,14 @@ mod tests {
         // A child that another test is just making has a copy for a moment.
         wait_free(port, Duration::from_secs(10)).await.unwrap();
         assert_eq!(listener(port), None);
+    }
+
+    #[test]
+    fn a_listener_of_the_other_family_is_found_too() {
+        // Nowhere to be had on a machine without IPv6.
+        let Ok(listening) = TcpListener::bind("[::1]:0") else { return };
+        let port = listening.local_addr().unwrap().port();
+        assert_eq!(is_free(port).unwrap_err(), identity::describe(me()));
     }
 
     #[actix_rt::test]

@@ -14,9 +14,9 @@ use std::time::Duration;
 use chat_proxy_core::engine::environment::MARKER;
 use chat_proxy_core::engine::state_file::Process;
 use chat_proxy_core::ids::Generation;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::identity::Stat;
 use super::{Handle, children, identity};
 
@@ -160,7 +160,13 @@ impl Tree {
             let (janitors, others) = self.by_office().await;
             if others.is_empty() {
                 if janitors.is_empty() {
-                    return Ok(());
+                    match self.unseen().as_slice() {
+                        [] => return Ok(()),
+                        left if Instant::now() >= until => return Err(named(left.iter().copied())),
+                        _ => self.kill_all_at_once(),
+                    }
+                    sleep(UNSEEN_LOOK).await;
+                    continue;
                 }
                 if all_ended(&janitors, Instant::now() + JANITOR).await {
                     continue; // with another look
@@ -174,11 +180,15 @@ impl Tree {
             }
             // Those who are replaced faster than they end are not waited for without an end.
             if !all_ended(&met, until).await || Instant::now() >= until {
-                let left: Vec<String> =
-                    met.iter().map(|process| identity::describe(process.pid)).collect();
-                return Err(left.join(", "));
+                return Err(named(met.iter().map(|process| process.pid)));
             }
         }
+    }
+
+    /// Those that began behind a look and are gone, or others in their place, by the next one: only
+    /// their control group knows of them.
+    fn unseen(&self) -> Vec<i32> {
+        self.cgroup.as_ref().and_then(|group| group.members().ok()).unwrap_or_default()
     }
 
     fn kill_all_at_once(&self) {
@@ -195,16 +205,46 @@ impl Tree {
     }
 }
 
-/// Processes whose marker begins with this hash, and of which start. Blocking: reads the
-/// environment of every process.
-pub fn marked_by(hash: &str) -> Vec<(Generation, Process)> {
-    let of = |pid: i32| {
+/// What lives for shorter than a look is looked for again after this.
+const UNSEEN_LOOK: Duration = Duration::from_millis(5);
+
+fn named(pids: impl Iterator<Item = i32>) -> String {
+    pids.map(identity::describe).collect::<Vec<_>>().join(", ")
+}
+
+/// Living processes that carry a marker with this hash or are in a control group of it, and of which
+/// start they are. Blocking: reads the environment of every process.
+pub fn left_by(hash: &str) -> Vec<(Generation, Process)> {
+    let marked = |pid: i32| {
         let value = identity::variable(pid, MARKER)?;
-        let generation = value.strip_prefix(hash)?.strip_prefix(':')?.parse().ok()?;
-        let process = identity::identify(pid).filter(|process| identity::is_alive(*process))?;
-        (pid != std::process::id().cast_signed()).then_some((Generation(generation), process))
+        Some((value.strip_prefix(hash)?.strip_prefix(':')?.parse().ok()?, pid))
     };
-    identity::all().into_iter().filter_map(of).collect()
+    let mut found: BTreeSet<(u64, i32)> = identity::all().into_iter().filter_map(marked).collect();
+    for (generation, group) in groups_of(hash) {
+        let members = group.members().unwrap_or_default();
+        found.extend(members.into_iter().map(|pid| (generation.0, pid)));
+    }
+    let us = std::process::id().cast_signed();
+    let alive = |pid| identity::identify(pid).filter(|process| identity::is_alive(*process));
+    let others = found.into_iter().filter(|(_, pid)| *pid != us);
+    others.filter_map(|(of, pid)| Some((Generation(of), alive(pid)?))).collect()
+}
+
+/// Removes the control groups of this hash that are empty, but for that of one start. Blocking.
+pub fn remove_empty_groups(hash: &str, but: Option<Generation>) {
+    for (generation, group) in groups_of(hash) {
+        if Some(generation) != but
+            && let Err(error) = group.remove()
+        {
+            tracing::debug!(%error, path = %group.path().display(), "a control group stays");
+        }
+    }
+}
+
+fn groups_of(hash: &str) -> impl Iterator<Item = (Generation, Cgroup)> {
+    let numbered =
+        |(generation, group): (String, Cgroup)| Some((Generation(generation.parse().ok()?), group));
+    cgroup::made_with(hash).into_iter().filter_map(numbered)
 }
 
 /// How long a janitor may take when there is nobody left but him.

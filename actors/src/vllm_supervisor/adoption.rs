@@ -18,8 +18,8 @@ use chat_proxy_core::registry::Placement;
 use super::effects::SWEEP_PATIENCE;
 use super::{VllmSupervisor, memory};
 use crate::clock;
-use crate::process::identity;
 use crate::process::tree::{self, Tree};
+use crate::process::{Handle, identity};
 
 impl VllmSupervisor {
     /// Ends what nobody knows of, then takes over what the state file names.
@@ -29,10 +29,14 @@ impl VllmSupervisor {
         let memory = self.memory.clone();
         let strays = async move {
             let hash = memory.hash().to_owned();
-            let found = tokio::task::spawn_blocking(move || tree::marked_by(&hash)).await;
+            let found = tokio::task::spawn_blocking(move || tree::left_by(&hash)).await;
             let mut strays = found.unwrap_or_default();
             strays.retain(|(generation, _)| Some(*generation) != known);
-            end_strays(&memory, strays).await
+            let left = end_strays(&memory, strays).await;
+            let hash = memory.hash().to_owned();
+            // Of no use to anybody; what cannot be removed is in somebody's use.
+            drop(tokio::task::spawn_blocking(move || tree::remove_empty_groups(&hash, known)));
+            left
         };
         ctx.spawn(strays.into_actor(self).map(move |left, supervisor, ctx| {
             supervisor.left_over = left.iter().map(|(_, process)| *process).collect();
@@ -155,7 +159,15 @@ async fn end_strays(
         cgroup: None,
     };
     match tree.sweep(Duration::ZERO, SWEEP_PATIENCE).await {
-        Ok(()) => Vec::new(),
+        Ok(()) => {
+            // Some may be our children: an actor's before us.
+            for (_, process) in strays {
+                if let Ok(Some(handle)) = Handle::open(process) {
+                    handle.reap();
+                }
+            }
+            Vec::new()
+        }
         Err(who) => {
             tracing::error!(who, "processes of an engine that nobody knows of cannot be ended");
             strays
@@ -169,7 +181,7 @@ pub fn survivors(state_path: &Path) -> std::io::Result<(Option<StateFile>, Vec<P
     let boot = identity::boot_id()?;
     let state = memory.read()?.filter(|state| state.boot_id == boot);
     let mut found: Vec<Process> =
-        tree::marked_by(memory.hash()).into_iter().map(|(_, process)| process).collect();
+        tree::left_by(memory.hash()).into_iter().map(|(_, process)| process).collect();
     if let Some(state) = &state {
         found.extend(memory.tree(state).members());
     }

@@ -248,13 +248,13 @@ impl VllmSupervisor {
 
     /// The processes of an engine.
     fn tree(&self, engine: &Engine) -> Tree {
-        let running = self.running.as_ref().filter(|r| r.generation == engine.generation);
-        let members = running.map(|running| running.members.clone()).unwrap_or_default();
+        let known = self.running.as_ref().filter(|known| known.generation == engine.generation);
+        let members = known.map(|known| known.members.clone()).unwrap_or_default();
         Tree {
             leader: engine.process,
             listed: members.into_iter().chain(self.left_over.iter().copied()).collect(),
             marker: self.memory.marker(engine.generation),
-            cgroup: running.and_then(|running| running.cgroup.clone()),
+            cgroup: known.and_then(|known| known.cgroup.clone()),
         }
     }
 

@@ -105,6 +105,7 @@ impl VllmSupervisor {
                 supervisor.apply(Event::Spawned(generation, process), ctx);
             }
             Err(error) => {
+                supervisor.tree(&engine).remove();
                 supervisor.forget(generation);
                 supervisor.not_spawned(generation, &error, ctx);
             }

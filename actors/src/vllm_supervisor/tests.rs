@@ -311,6 +311,48 @@ async fn every_goal_is_answered_by_a_report_changed_or_not() {
     assert!(!house.reports.next().await.fresh);
 }
 
+#[actix_rt::test]
+async fn what_an_engine_died_of_is_told_to_who_asks_also_before_it_is_known() {
+    let house = house(RUNS);
+    let state = house.settled().await;
+    let asked = house.supervisor.send(Autopsy(FIRST));
+    let stale = house.supervisor.send(Autopsy(Generation(9)));
+    signal(state.pid, Signal::SIGKILL);
+    let Some(Cause::EndedAtStart { status, .. }) = asked.await.unwrap() else { panic!() };
+    assert_eq!(status, "signal SIGKILL");
+    assert_eq!(stale.await.unwrap(), None);
+    assert!(house.supervisor.send(Autopsy(FIRST)).await.unwrap().is_some(), "also afterwards");
+}
+
+#[actix_rt::test]
+async fn an_engine_is_kept_where_that_is_wanted_and_stays_in_the_file() {
+    let mut house = house(RUNS);
+    let state = house.settled().await;
+    let ended = house.supervisor.send(ShutDown { keep: true }).await.unwrap();
+    assert_eq!(ended, Ended::Kept("a".into(), state.pid));
+    assert!(identity::is_alive(state.leader()));
+    assert_eq!(house.written().unwrap().phase, Written::Starting);
+    // The next daemon has it, and ends it.
+    house.reports.rest();
+    house.supervisor = start(&house.parts);
+    house.held(|held| held.generation == FIRST).await;
+    let ended = house.supervisor.send(ShutDown { keep: false }).await.unwrap();
+    assert_eq!(ended, Ended::Clean);
+    assert!(is_no_more(&state) && house.written().is_none());
+}
+
+#[actix_rt::test]
+async fn an_order_to_stop_an_older_start_does_not_meet_the_newer_one() {
+    let mut house = house(RUNS);
+    house.run(Generation(2));
+    house.supervisor.do_send(SetGoal::Stop(FIRST));
+    house.held(|held| held.phase == Phase::Starting && held.generation == Generation(2)).await;
+    let state = until("no state file", || house.written()).await;
+    assert_eq!(house.supervisor.send(GetEngine).await.unwrap().pid, Some(state.pid));
+    house.supervisor.do_send(SetGoal::Stop(Generation(2)));
+    house.gone().await;
+}
+
 /// How the engine of the next test is told its port: the test's program is started again as one.
 const PORT: &str = "TEST_ENGINE_PORT_FILE";
 

@@ -128,3 +128,21 @@ async fn a_state_file_that_cannot_be_understood_stops_nobody() {
     house.settled().await;
     house.supervisor.send(ShutDown { keep: false }).await.unwrap();
 }
+
+#[actix_rt::test]
+async fn an_engine_that_no_file_names_is_known_by_its_marker_and_ended_before_anything_else() {
+    let mut house = house(RUNS);
+    let state = house.settled().await;
+    assert!(house.supervisor.send(Explode).await.is_err());
+    std::fs::remove_file(&house.parts.state_path).unwrap();
+    house.reports.rest();
+    house.supervisor = start(&house.parts);
+    house.run(Generation(2));
+    let first = house.reports.until("a first report", |c| c.fresh.then(|| c.report.clone())).await;
+    assert!(is_no_more(&state), "it lives when the first report comes");
+    assert_eq!(first.held, None);
+    // What was wanted meanwhile is not forgotten.
+    house.held(|held| held.generation == Generation(2)).await;
+    house.supervisor.do_send(SetGoal::Stop(Generation(2)));
+    house.gone().await;
+}
