@@ -147,7 +147,8 @@ async fn give_order(
     }
 }
 
-fn launch_of(state: &AppState, model: &str) -> Result<Arc<Launch>, ApiError> {
+/// The launch of a model that this daemon starts.
+pub(super) fn launch_of(state: &AppState, model: &str) -> Result<Arc<Launch>, ApiError> {
     let view = state.registry.load();
     let (entry, placement) = view.snapshot.resolve(model)?;
     match placement {

@@ -11,6 +11,7 @@ mod error;
 mod front;
 mod guard;
 mod health;
+mod logs;
 mod management;
 mod metrics;
 mod models;
@@ -48,6 +49,11 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 "/v1/backends/vllm/deactivate",
                 Method::POST,
                 web::post().to(backends::deactivate),
+            ))
+            .service(resource(
+                "/v1/logs/backends/{model:.+}",
+                Method::GET,
+                web::get().to(logs::engine),
             ))
             .configure(debug::fault_routes)
             .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))

@@ -380,3 +380,56 @@ fn a_second_daemon_at_the_same_state_file_says_who_has_it_and_ends() {
     assert!(ended.stderr.contains(&format!("pid {}", it.daemon.pid())), "{}", ended.stderr);
     it.assert_answers("tiny-a");
 }
+
+/// Written lines of the simulator, by number, from a log file.
+fn numbered_lines(path: &std::path::Path) -> Vec<u64> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8(text).expect("a text");
+    let number = |line: &str| line.strip_prefix("sim-log ")?.split(' ').next()?.parse().ok();
+    text.lines().filter_map(number).collect()
+}
+
+#[test]
+fn a_running_engines_log_is_shortened_and_no_line_is_lost() {
+    let it = Engines::new()
+        .model("tiny-a", &[])
+        .set("vllm", "vllm_log_max_bytes", 200_000)
+        .set("vllm", "health_interval_s", 0.1)
+        .set("logging", "max_log_files", 9)
+        .start();
+    it.assert_answers("tiny-a");
+    let pid = it.pid();
+    let log = it.daemon.path("logs/vllm/tiny-a.log");
+    let part = |number: u32| it.daemon.path(&format!("logs/vllm/tiny-a.log.{number}"));
+    let order = json!({"lines": 4000, "bytes": 100});
+    Ask::post("/sim/log", &order).reply(([127, 0, 0, 1], it.port).into()).json();
+    eventually("the log is shorter", BOUND, || {
+        let size = std::fs::metadata(&log).ok()?.len();
+        (part(1).exists() && size <= 200_000).then_some(())
+    });
+    // A line may lie across the border: the parts are read as one.
+    let whole: Vec<u8> = [part(2), part(1), log]
+        .iter()
+        .flat_map(|path| std::fs::read(path).unwrap_or_default())
+        .collect();
+    let joined = it.daemon.path("joined");
+    std::fs::write(&joined, whole).unwrap();
+    let found = numbered_lines(&joined);
+    // Where the file system cannot take a head out of a file, a gap is possible, but no disorder.
+    assert!(found.is_sorted(), "{found:?}");
+    if collapses(it.daemon.path("probe").as_path()) {
+        assert_eq!(found, (0..4000).collect::<Vec<_>>());
+    }
+    let shown = Ask::get("/v1/logs/backends/tiny-a?lines=2").reply(it.daemon.addr()).text();
+    assert!(shown.lines().count() == 2 && shown.contains("sim-log 3999"), "{shown}");
+    it.assert_answers("tiny-a");
+    assert_eq!(it.pid(), pid, "the engine has not noticed");
+}
+
+/// Whether the file system can take whole blocks out of the beginning of a file.
+fn collapses(probe: &std::path::Path) -> bool {
+    std::fs::write(probe, vec![b'x'; 1 << 20]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(probe).unwrap();
+    let flag = nix::fcntl::FallocateFlags::FALLOC_FL_COLLAPSE_RANGE;
+    nix::fcntl::fallocate(&file, flag, 0, 64 << 10).is_ok()
+}

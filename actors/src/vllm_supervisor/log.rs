@@ -4,7 +4,6 @@
 //! to the telling line. Must never do: stand between the engine and the file.
 
 mod shorten;
-#[cfg_attr(not(test), expect(dead_code, reason = "called by the supervisor later"))]
 mod tail;
 
 use std::fs::{self, File, OpenOptions};
@@ -16,8 +15,15 @@ use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_k
 use crate::rotation;
 
 pub(super) use shorten::shorten;
-#[cfg_attr(not(test), expect(unused_imports, reason = "called by the supervisor later"))]
-pub(super) use tail::tail;
+use tail::tail;
+
+/// As much of a log's end is read at most for its last lines (bytes).
+const MOST: u64 = 8 << 20;
+
+/// The last lines of an engine's log, oldest first. Blocking.
+pub fn last_lines(path: &Path, lines: usize) -> io::Result<Vec<String>> {
+    tail(path, lines, MOST)
+}
 
 /// The file for a new start; what an earlier one wrote is kept beside it.
 pub(super) fn open(path: &Path, keep: u32) -> io::Result<File> {

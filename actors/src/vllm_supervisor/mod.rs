@@ -49,6 +49,7 @@ use messages::{
 use watching::{Running, Shortening};
 
 pub use adoption::survivors;
+pub use log::last_lines;
 
 /// What is stuck is looked at again this often.
 const STUCK_LOOK: Duration = Duration::from_secs(5);
