@@ -68,7 +68,7 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Write};
     use std::process::{Child, Command, Stdio};
 
     const STATE: &str = "IMAGEWORKS_TEST_STATE_PATH";
@@ -79,7 +79,7 @@ pub(crate) mod tests {
         let Ok(state) = std::env::var(STATE) else { return };
         let lock = StreamsLock::beside(Path::new(&state)).unwrap();
         lock.hold().unwrap();
-        println!("held");
+        writeln!(io::stdout(), "held").unwrap();
         // Until the other side of its input closes.
         io::stdin().read_line(&mut String::new()).unwrap();
     }

@@ -179,7 +179,8 @@ async fn end_strays(
 pub fn survivors(state_path: &Path) -> std::io::Result<(Option<StateFile>, Vec<Process>)> {
     let memory = memory::Memory::at(state_path.to_owned());
     let boot = identity::boot_id()?;
-    let state = memory.read()?.filter(|state| state.boot_id == boot);
+    // One that cannot be understood names nobody; the marker does.
+    let state = memory.read().ok().flatten().filter(|state| state.boot_id == boot);
     let mut found: Vec<Process> =
         tree::left_by(memory.hash()).into_iter().map(|(_, process)| process).collect();
     if let Some(state) = &state {

@@ -17,8 +17,7 @@ pub enum SetGoal {
     Run(Generation, Arc<Launch>),
     /// No engine; names the one that was meant, for the log.
     Stop(Generation),
-    /// Somebody asked for this model by hand: its failures do not count any more. No report follows
-    /// from it alone.
+    /// Somebody asked for this model by hand: its failures do not count any more.
     Pardon(ModelName),
 }
 
