@@ -7,9 +7,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// What a dead owner left lets go within this.
+const DEAD_OWNER: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The lock; given back when dropped.
 #[derive(Debug)]
@@ -23,14 +28,29 @@ pub(crate) enum LockError {
     #[error(
         "another daemon ({owner}) has {path} and the engine that goes with it: stop it, or give this one a state file of its own with CHAT_PROXY_VLLM_STATE_PATH"
     )]
-    Taken { path: PathBuf, owner: String },
+    Taken { path: PathBuf, owner: String, alive: bool },
     #[error("cannot lock {path}: {error}")]
     Io { path: PathBuf, error: io::Error },
 }
 
 impl OwnerLock {
     /// Takes the lock beside the state file.
+    ///
+    /// A child that a daemon was just making when it was killed has a copy of the lock until it has
+    /// seen that, which takes milliseconds: so a dead owner is waited for, and a living one is not.
     pub(crate) fn take(state_path: &Path) -> Result<OwnerLock, LockError> {
+        let until = Instant::now() + DEAD_OWNER;
+        loop {
+            match Self::try_take(state_path) {
+                Err(LockError::Taken { alive: false, .. }) if Instant::now() < until => {
+                    std::thread::sleep(LOOK);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_take(state_path: &Path) -> Result<OwnerLock, LockError> {
         let path = state_path.with_file_name("owner.lock");
         let fail = |error: io::Error| LockError::Io { path: path.clone(), error };
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
@@ -51,9 +71,10 @@ impl OwnerLock {
                 // Without the pid the message is less helpful, and right all the same.
                 let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut pid));
                 let pid = pid.trim();
+                let alive = pid.is_empty() || Path::new("/proc").join(pid).exists();
                 let owner =
                     if pid.is_empty() { "unknown".to_owned() } else { format!("pid {pid}") };
-                Err(LockError::Taken { path, owner })
+                Err(LockError::Taken { path, owner, alive })
             }
             Err((_, error)) => Err(fail(error.into())),
         }

@@ -63,7 +63,7 @@ const STARTS: [Row; 4] = [
         engines: || quick(&["--sim-exit", "1"]),
         happens: ask,
         sees: "502 `err_model_start_failed`",
-        within: ms(1500),
+        within: ms(3000),
         port: "free",
         next: ask_again_then_another,
         gets: "the same; another model: whole answer, new engine",
@@ -86,7 +86,7 @@ const DEATHS: [Row; 6] = [
         engines: || quick(&["--sim-crash-idle-ms", "2000"]),
         happens: crash_while_idle,
         sees: "whole answer",
-        within: ms(2000),
+        within: ms(4000),
         port: "the engine's",
         next: ask_again,
         gets: "whole answer",
@@ -106,7 +106,7 @@ const DEATHS: [Row; 6] = [
         engines: || quick(&[]),
         happens: leader_killed,
         sees: "whole answer",
-        within: ms(2000),
+        within: ms(4000),
         port: "the engine's",
         next: ask_again,
         gets: "whole answer",
@@ -146,17 +146,17 @@ const DEATHS: [Row; 6] = [
 const HANGS: [Row; 4] = [
     Row {
         fault: "`/health` hangs while idle",
-        engines: || probed(&[]),
+        engines: hurried,
         happens: health_hangs,
         sees: "whole answer",
-        within: ms(4000),
+        within: ms(5000),
         port: "the engine's",
         next: ask_again,
         gets: "whole answer",
     },
     Row {
         fault: "`/health` hangs while a stream moves",
-        engines: || probed(&[]),
+        engines: hurried,
         happens: health_hangs_beside_a_stream,
         sees: "whole answer",
         within: ms(5000),
@@ -166,7 +166,7 @@ const HANGS: [Row; 4] = [
     },
     Row {
         fault: "`/health` answers 503 while streaming",
-        engines: || probed(&[]),
+        engines: probed,
         happens: health_is_bad,
         sees: "error event `err_backend_unavailable`, no `[DONE]`",
         within: ms(3000),
@@ -176,10 +176,10 @@ const HANGS: [Row; 4] = [
     },
     Row {
         fault: "leader frozen (SIGSTOP), a request waits",
-        engines: || probed(&[]),
+        engines: hurried,
         happens: leader_frozen,
         sees: "whole answer",
-        within: ms(4000),
+        within: ms(5000),
         port: "the engine's",
         next: ask_again,
         gets: "whole answer",
@@ -192,7 +192,7 @@ const STOPS: [Row; 3] = [
         engines: || quick(&["--sim-ignore-sigterm"]).set("vllm", "vllm_stop_timeout_s", 0.5),
         happens: swap_from_a_stubborn_one,
         sees: "whole answer",
-        within: ms(3000),
+        within: ms(4000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -212,7 +212,7 @@ const STOPS: [Row; 3] = [
         engines: || quick(&["--sim-hold-port-ms", "60000"]),
         happens: swap_from_a_late_mother,
         sees: "whole answer",
-        within: ms(5000),
+        within: ms(6000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -225,7 +225,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-leave-child"]),
         happens: swap_from_a_mother,
         sees: "whole answer",
-        within: ms(5000),
+        within: ms(6000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -235,7 +235,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-late-child-ms", "800", "--sim-stop-ms", "1500"]),
         happens: swap_from_a_late_mother,
         sees: "whole answer",
-        within: ms(6000),
+        within: ms(7000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -245,7 +245,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-leave-child=session"]),
         happens: swap_from_a_mother,
         sees: "whole answer",
-        within: ms(5000),
+        within: ms(6000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -255,7 +255,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-leave-child=daemon"]),
         happens: swap_from_a_mother,
         sees: "whole answer",
-        within: ms(5000),
+        within: ms(6000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -265,7 +265,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-leave-child=stray"]),
         happens: swap_from_a_mother,
         sees: "whole answer",
-        within: ms(5000),
+        within: ms(6000),
         port: "the engine's",
         next: ask_the_other,
         gets: "whole answer",
@@ -275,7 +275,7 @@ const LEFT: [Row; 6] = [
         engines: || quick(&["--sim-leave-child=bare"]),
         happens: mother_killed,
         sees: "whole answer",
-        within: ms(2000),
+        within: ms(4000),
         port: "the engine's",
         next: ask_again,
         gets: "whole answer",
@@ -312,15 +312,19 @@ fn rows() -> impl Iterator<Item = &'static Row> {
     GROUPS.into_iter().flatten()
 }
 
-/// All rows of a group at once, each with a daemon of its own: they mostly wait. The thread has the
-/// row's name, so a failure tells it.
+/// So many rows at once, each with a daemon of its own: they mostly wait.
+const WIDTH: usize = 3;
+
+/// Holds the daemon to the rows of a group. A thread has its row's name, so that a failure tells it.
 fn hold(group: &'static [Row]) {
-    thread::scope(|scope| {
-        for row in group {
-            let named = thread::Builder::new().name(row.fault.to_owned());
-            named.spawn_scoped(scope, || row.hold()).expect("a thread");
-        }
-    });
+    for some in group.chunks(WIDTH) {
+        thread::scope(|scope| {
+            for row in some {
+                let named = thread::Builder::new().name(row.fault.to_owned());
+                named.spawn_scoped(scope, || row.hold()).expect("a thread");
+            }
+        });
+    }
 }
 
 impl Row {

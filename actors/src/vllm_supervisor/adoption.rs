@@ -39,6 +39,7 @@ impl VllmSupervisor {
             left
         };
         ctx.spawn(strays.into_actor(self).map(move |left, supervisor, ctx| {
+            supervisor.found.clone_from(&state);
             supervisor.left_over = left.iter().map(|(_, process)| *process).collect();
             let found = match state {
                 Some(state) => Some(supervisor.found(&state)),

@@ -29,7 +29,7 @@ use chat_proxy_core::engine::lifecycle::{
     Effect, Engine, Event, Goal, Lifecycle, LifecycleRules, State, Why,
 };
 use chat_proxy_core::engine::probing::ProbeRules;
-use chat_proxy_core::engine::state_file::Process;
+use chat_proxy_core::engine::state_file::{Process, StateFile};
 use chat_proxy_core::engine::{Cause, EngineReport, Phase};
 use chat_proxy_core::ids::Generation;
 use tokio::sync::oneshot;
@@ -106,6 +106,8 @@ pub struct VllmSupervisor {
     again: bool,
     /// What was left by others is known and dealt with.
     looked: bool,
+    /// The state file, as it was found.
+    found: Option<StateFile>,
     /// What was wanted before that.
     early: Vec<SetGoal>,
     /// Processes of engines that nobody knew of and that could not be ended.
@@ -139,6 +141,7 @@ impl VllmSupervisor {
             again,
             looked: false,
             early: Vec::new(),
+            found: None,
             left_over: Vec::new(),
             shortening: Shortening::Rests,
             ending: false,
@@ -247,16 +250,26 @@ impl VllmSupervisor {
         }
     }
 
-    /// The processes of an engine.
+    /// The processes of an engine. Of one that had died before it was found, only the file tells.
     fn tree(&self, engine: &Engine) -> Tree {
-        let known = self.running.as_ref().filter(|known| known.generation == engine.generation);
-        let members = known.map(|known| known.members.clone()).unwrap_or_default();
-        Tree {
-            leader: engine.process,
-            listed: members.into_iter().chain(self.left_over.iter().copied()).collect(),
-            marker: self.memory.marker(engine.generation),
-            cgroup: known.and_then(|known| known.cgroup.clone()),
-        }
+        let of = engine.generation;
+        let mut tree = match (&self.running, &self.found) {
+            (Some(known), _) if known.generation == of => Tree {
+                leader: engine.process,
+                listed: known.members.clone(),
+                marker: self.memory.marker(of),
+                cgroup: known.cgroup.clone(),
+            },
+            (_, Some(state)) if state.generation == of => self.memory.tree(state),
+            _ => Tree {
+                leader: engine.process,
+                listed: Vec::new(),
+                marker: self.memory.marker(of),
+                cgroup: None,
+            },
+        };
+        tree.listed.extend(self.left_over.iter().copied());
+        tree
     }
 
     /// Runs work beside the handlers; its outcome comes back as an event.

@@ -231,12 +231,22 @@ impl Seen {
         Seen { took: since.elapsed(), what: told(reply, model) }
     }
 
-    /// Of the rest of a stream.
+    /// Of the rest of a stream. One that goes on as if nothing had happened is not read for ever.
     pub(super) fn of_stream(stream: &mut Client, since: Instant) -> Self {
-        let (pieces, end) = stream.rest();
-        let at = pieces.last().expect("more of the stream").at;
-        let body: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
-        let what = if end == End::Whole { ended(&body) } else { format!("{end:?}") };
+        let (mut body, mut at) = (Vec::new(), since);
+        let what = loop {
+            match stream.piece() {
+                Ok(Some(piece)) => {
+                    body.extend(piece.data);
+                    at = piece.at;
+                }
+                Ok(None) => break ended(&body),
+                Err(why) => break format!("a cut: {why}"),
+            }
+            if since.elapsed() > BOUND {
+                break format!("a stream that goes on for {BOUND:?}");
+            }
+        };
         Seen { what, took: at.saturating_duration_since(since) }
     }
 }

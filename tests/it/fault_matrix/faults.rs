@@ -26,12 +26,14 @@ fn with(habits: &[&str], more: Value) -> Engines {
         .set("vllm", "breaker_failures", 20)
 }
 
-/// Its engine is looked after closely.
-pub(super) fn probed(habits: &[&str]) -> Engines {
-    quick(habits)
-        .set("vllm", "health_interval_s", 0.1)
-        .set("vllm", "health_probe_timeout_s", 0.3)
-        .set("vllm", "health_failures", 3)
+/// Its engine is asked often how it is.
+pub(super) fn probed() -> Engines {
+    quick(&[]).set("vllm", "health_interval_s", 0.1)
+}
+
+/// And has to answer soon: not so soon that one that only gets no turn on a busy machine is dead.
+pub(super) fn hurried() -> Engines {
+    probed().set("vllm", "health_probe_timeout_s", 0.5)
 }
 
 pub(super) fn never_ready() -> Engines {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -111,40 +111,17 @@ impl Setup {
         fs::create_dir_all(dir.join("registry")).expect("a directory");
         fs::write(dir.join(REGISTRY), Value::from(self.entries.clone()).to_string())
             .expect("registry");
-        let stderr = File::create(dir.join("stderr")).expect("a file");
-        let mut command = Command::new(PROGRAM);
-        command
-            .args(args)
-            .current_dir(dir)
-            .env_clear()
-            .env("CHAT_PROXY_CONFIG_FILE", "chat_proxy.toml")
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stderr(stderr);
-        command
+        program_in(dir, args, &self.env)
     }
 
     /// Starts the daemon and waits until it listens.
     #[track_caller]
     pub fn start(self) -> Daemon {
-        let mut child = self.command(&[]).stdout(Stdio::piped()).spawn().expect("the program");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
+        let (child, lines) = begin(self.command(&[]));
+        let (dir, env) = (self.dir, self.env);
         let mut daemon =
-            Daemon { child, addr: None, lines: Mutex::new(lines), dir: self.dir, exit: None };
-        let line = daemon
-            .lines
-            .get_mut()
-            .expect("unpoisoned")
-            .recv_timeout(BOUND)
-            .expect("the daemon listens");
-        let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
-        daemon.addr = Some(addr.unwrap_or_else(|| panic!("the first line is {line:?}")));
+            Daemon { child, addr: None, lines: Mutex::new(lines), dir, env, exit: None };
+        daemon.wait_listens();
         daemon
     }
 
@@ -159,16 +136,79 @@ impl Setup {
     }
 }
 
+/// The program in a directory that has its settings. What it says goes behind what was said there.
+fn program_in(dir: &Path, args: &[&str], env: &[(String, OsString)]) -> Command {
+    let mut options = File::options();
+    let stderr = options.create(true).append(true).open(dir.join("stderr")).expect("a file");
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("CHAT_PROXY_CONFIG_FILE", "chat_proxy.toml")
+        .envs(env.iter().cloned())
+        .stdin(Stdio::null())
+        .stderr(stderr);
+    command
+}
+
+/// Starts a daemon; its lines on stdout come as they are said.
+fn begin(mut command: Command) -> (Child, mpsc::Receiver<String>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program");
+    let stdout = BufReader::new(child.stdout.take().expect("stdout"));
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    (child, lines)
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
     addr: Option<SocketAddr>,
     lines: Mutex<mpsc::Receiver<String>>,
     dir: TempDir,
+    env: Vec<(String, OsString)>,
     exit: Option<ExitStatus>,
 }
 
 impl Daemon {
+    #[track_caller]
+    fn wait_listens(&mut self) {
+        let lines = self.lines.get_mut().expect("unpoisoned");
+        let line = lines.recv_timeout(BOUND).expect("the daemon listens");
+        let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        self.addr = Some(addr.unwrap_or_else(|| panic!("the first line is {line:?}")));
+    }
+
+    /// SIGKILL: without a last word.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a living daemon");
+        self.exit = Some(self.child.wait().expect("its end"));
+    }
+
+    /// The next daemon in the same directory, when the one before has ended. Faults that were
+    /// ordered by variables were for that one.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        assert!(self.exit.is_some(), "the daemon before has not ended");
+        self.env.retain(|(name, _)| !name.starts_with("IMAGEWORKS_TEST_"));
+        let (child, lines) = begin(program_in(self.dir.path(), &[], &self.env));
+        (self.child, self.lines, self.exit) = (child, Mutex::new(lines), None);
+        self.wait_listens();
+    }
+
+    /// Runs another program in the daemon's directory to its end: exit code, and what it says.
+    pub fn program(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = program_in(self.dir.path(), args, &self.env);
+        let output = command.stderr(Stdio::piped()).output().expect("the program");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).expect("a text"))
+    }
+
     pub fn addr(&self) -> SocketAddr {
         self.addr.expect("a daemon that listens")
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -251,11 +252,13 @@ pub fn families(port: u16) -> BTreeSet<i32> {
         let path = entry.path();
         let Ok(line) = fs::read(path.join("cmdline")) else { continue };
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        let is_ours = words.windows(2).any(|w| w == [b"--port".as_slice(), wanted.as_bytes()]);
+        if !words.windows(2).any(|w| w == [b"--port".as_slice(), wanted.as_bytes()]) {
+            continue;
+        }
         let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
         let Some((_, rest)) = stat.rsplit_once(')') else { continue };
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        if is_ours && fields[0] != "Z" {
+        if fields[0] != "Z" {
             groups.insert(fields[2].parse().expect("a group"));
         }
     }
@@ -308,6 +311,17 @@ pub fn kill_remembered(state: &Path) {
     let Ok(value) = serde_json::from_slice::<Value>(&text) else { return };
     if let Some(pid) = value["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()) {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    if let Some(group) = value["cgroup"].as_str() {
+        // Those that were just killed are in it for a moment more.
+        for _ in 0..100 {
+            match fs::remove_dir(group) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                    thread::sleep(Duration::from_millis(1)); // the pace of the tries
+                }
+                _ => break,
+            }
+        }
     }
 }
 
