@@ -237,6 +237,7 @@ impl VllmSupervisor {
     /// What an engine died of is told when it is known; to those who ask for another one, nothing.
     fn answer_autopsies(&mut self) {
         let (of, cause) = match self.core.state() {
+            State::Spawning(generation, _) => (*generation, None),
             State::Starting(engine, _) | State::Ready(engine, _) => (engine.generation, None),
             State::Stopping(engine, _, Why::Failed(cause))
             | State::Sweeping(engine, Why::Failed(cause)) => (engine.generation, Some(cause)),
