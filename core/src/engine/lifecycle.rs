@@ -58,6 +58,8 @@ pub struct Lifecycle {
     records: Records,
     last_error: Option<String>,
     restarts: u64,
+    /// No patience any more: what is to go is killed and not asked.
+    hurried: bool,
 }
 
 impl Lifecycle {
@@ -72,6 +74,7 @@ impl Lifecycle {
             newest: Generation(0),
             last_error: None,
             restarts: 0,
+            hurried: false,
         }
     }
 
@@ -366,8 +369,9 @@ impl Lifecycle {
         }
     }
 
-    /// Stopping => killed, at once.
+    /// Stopping => killed, at once; what is still on its way there will be.
     fn hurry(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.hurried = true;
         if let State::Stopping(engine, Stage::Asked(_), why) = &self.state {
             let (engine, why) = (engine.clone(), why.clone());
             self.kill(engine, why, now, out);
@@ -454,6 +458,9 @@ impl Lifecycle {
         out: &mut Vec<Effect>,
     ) {
         out.push(Effect::Terminate(engine.clone()));
+        if self.hurried {
+            return self.kill(engine, why, now, out);
+        }
         self.state = State::Stopping(engine, Stage::Asked(now.saturating_add(grace)), why);
     }
 

@@ -422,3 +422,10 @@ fn an_engine_that_does_not_answer_its_probes_is_ended_with_the_short_grace_and_h
     assert_eq!(cause(&core), expected);
     assert_eq!(name(core.state()), "Failed");
 }
+
+#[test]
+fn who_is_hurried_while_a_process_is_being_made_does_not_wait_for_it_either() {
+    let mut core = led([(0, run(1, "a")), (0, Event::PortFree(Generation(1))), (1, down())]);
+    assert_eq!(outcome(&mut core, Event::Hurry, s(1)), "-");
+    assert_eq!(outcome(&mut core, spawned(1), s(2)), "Killed/wtk");
+}

@@ -352,7 +352,7 @@ fn in_a_crash_loop(model: &str, until: Moment) -> Broken {
 #[test]
 fn a_model_in_a_crash_loop_is_refused_at_once_and_nothing_is_stopped_for_it() {
     let mut bench = Bench::serving(rules(), "a", s(10));
-    bench.admit(1, "b");
+    bench.admit(1, "a");
     bench.in_flight(1, 1);
     let until = bench.now + s(60);
     let mut news = report(1, "a", Phase::Ready);
