@@ -29,8 +29,9 @@ fn a_death_is_with_the_client_within_a_tenth_of_a_second() {
         let order = json!({"model": "tiny-a", "wait": true});
         assert_eq!(it.order("activate", order).status(), 200, "round {round}");
         let mut stream = it.stream("tiny-a", 1_000_000);
+        let leader = it.pid();
         let died = Instant::now();
-        kill_process(it.pid(), Signal::SIGKILL);
+        kill_process(leader, Signal::SIGKILL);
         let (pieces, end) = stream.rest();
         assert_eq!(end, End::Whole);
         let last = pieces.last().expect("an error event");

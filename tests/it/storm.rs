@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,15 +18,16 @@ use crate::support::{BOUND, Client, End, Engines, Reply, alone, eventually, sse}
 
 const REQUESTS: usize = 500;
 const CLIENTS: usize = 16;
-/// An engine is killed whenever so many requests more have been made. Each death of a model doubles
-/// the wait before its next start, so there must not be too many.
+/// An engine is killed whenever so many requests more have been made, of each model in turn: each
+/// death of a model doubles the wait before its next start.
 const PER_KILL: usize = 40;
 const SEED: u64 = 0x5eed;
 
 /// What a client does with its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
-    ReadToItsEnd,
+    Whole,
+    ToldOfAnError,
     LeftBeforeTheHead,
     LeftInTheMiddle,
 }
@@ -76,17 +78,18 @@ impl Order {
 
     /// An answer that was read to its end is whole and from the right model, or says that it is not.
     #[track_caller]
-    fn judge(&self, reply: &Reply) {
+    fn judge(&self, reply: &Reply) -> Fate {
         assert_eq!(reply.end, End::Whole, "{}", reply.text());
         if reply.status() != 200 {
             assert!(reply.json()["error"]["message"].is_string(), "{}", reply.text());
-            return;
+            return Fate::ToldOfAnError;
         }
         if self.stream {
             let events = sse::without_comments(sse::events(&reply.body()));
             let last = events.last().expect("events");
             if sse::error_of(last).is_some() {
-                return;
+                assert!(!events.iter().any(|event| event == sse::DONE), "{events:?}");
+                return Fate::ToldOfAnError;
             }
             assert_eq!(last, sse::DONE);
         }
@@ -94,6 +97,7 @@ impl Order {
             Want::Text(text) => assert_eq!(&text_of(reply), text),
             Want::Error => panic!("it looks like a whole answer: {}", reply.text()),
         }
+        Fate::Whole
     }
 }
 
@@ -121,9 +125,7 @@ fn ask(it: &Engined, nth: usize) -> (Fate, Option<u16>) {
         }
         _ => {
             let reply = client.reply();
-            let seen = std::panic::catch_unwind(|| order.judge(&reply));
-            assert!(seen.is_ok(), "request {nth} of seed {SEED:#x}: {}", order.sim);
-            (Fate::ReadToItsEnd, Some(reply.status()))
+            (order.judge(&reply), Some(reply.status()))
         }
     }
 }
@@ -147,15 +149,20 @@ impl Storm {
     /// One client: request after request.
     fn client(&self, it: &Engined) -> Vec<(Fate, Option<u16>)> {
         let nth = || Some(self.next.fetch_add(1, Ordering::SeqCst)).filter(|nth| *nth < REQUESTS);
-        std::iter::from_fn(nth).map(|nth| ask(it, nth)).collect()
+        std::iter::from_fn(nth)
+            .map(|nth| {
+                let seen = catch_unwind(AssertUnwindSafe(|| ask(it, nth)));
+                seen.unwrap_or_else(|_| panic!("request {nth} of seed {SEED:#x}"))
+            })
+            .collect()
     }
 
     /// Kills a leader or an `EngineCore` now and then; answers how many.
     fn killer(&self, it: &Engined) -> usize {
-        let (mut dice, mut kills) = (Rng::new(!SEED), 0);
+        let (mut dice, mut kills, mut last) = (Rng::new(!SEED), 0, String::new());
         while !self.over.load(Ordering::SeqCst) {
             let due = self.next.load(Ordering::SeqCst) >= (kills + 1) * PER_KILL;
-            if due && kill_one(it, &mut dice) {
+            if due && kill_one(it, &mut dice, &mut last) {
                 kills += 1;
             }
             thread::sleep(Duration::from_millis(5)); // the pace of the looks
@@ -164,17 +171,25 @@ impl Storm {
     }
 }
 
-/// Kills one process of an engine that serves, if there is one.
-fn kill_one(it: &Engined, dice: &mut Rng) -> bool {
+/// Kills one process of an engine that serves, if there is one and it is not of the `last` model.
+fn kill_one(it: &Engined, dice: &mut Rng, last: &mut String) -> bool {
     let engine = it.engine();
     let Some(leader) = engine["pid"].as_i64().filter(|_| engine["state"] == "ready") else {
         return false;
     };
-    let core = it.journal().into_iter().rfind(|l| l.role == "engine-core" && l.event == "start");
+    let journal = it.journal();
+    let core = journal.iter().rfind(|l| l.role == "engine-core" && l.event == "start");
+    let Some(core) = core.filter(|core| core.model != *last) else {
+        return false;
+    };
     let leader = i32::try_from(leader).expect("a pid");
-    let victim = core.filter(|_| dice.one_in(2)).map_or(leader, |core| core.pid);
+    let victim = if dice.one_in(2) { core.pid } else { leader };
     // It may just have ended.
-    kill(Pid::from_raw(victim), Signal::SIGKILL).is_ok()
+    let killed = kill(Pid::from_raw(victim), Signal::SIGKILL).is_ok();
+    if killed {
+        last.clone_from(&core.model);
+    }
+    killed
 }
 
 /// However the storm ends, its killer is told.
@@ -211,16 +226,16 @@ fn children(it: &Engined) -> usize {
     lists.map(|list| list.split_ascii_whitespace().count()).sum()
 }
 
-/// The engine is stopped and nobody waits: descriptors and children.
+/// Nobody is served and nobody waits; then the engine is stopped: descriptors and children.
 fn at_rest(it: &Engined) -> (usize, usize) {
-    it.order("deactivate", json!({}));
-    eventually("it is at rest", BOUND, || {
+    // Before the order: it would give back what was leaked.
+    eventually("all turns are given back and the queue is empty", BOUND, || {
         let shown = it.backends();
-        let engine = &shown["backends"][0];
-        let rests = ["stopped", "failed"].contains(&engine["state"].as_str()?);
-        let nobody = engine["in_flight"] == 0 && shown["queue"] == json!([]);
-        (rests && nobody).then_some(())
+        let nobody = shown["backends"][0]["in_flight"] == 0 && shown["queue"] == json!([]);
+        nobody.then_some(())
     });
+    assert!([200, 202].contains(&it.order("deactivate", json!({})).status()));
+    it.wait_engine("stopped");
     (it.daemon.fd_count(), children(it))
 }
 
@@ -233,7 +248,7 @@ fn five_hundred_requests_departures_and_deaths_leave_nothing_behind() {
         .model("tiny-b", &quick)
         .set("vllm", "breaker_failures", 1000)
         .set("vllm", "vllm_restart_backoff_s", 0.02)
-        .set("scheduler", "max_swap_wait_s", 0.5)
+        .set("scheduler", "max_swap_wait_s", 0.8)
         .start();
     it.assert_answers("tiny-a");
     it.assert_answers("tiny-b");
@@ -243,6 +258,8 @@ fn five_hundred_requests_departures_and_deaths_leave_nothing_behind() {
     let (kills, fates) = rage(&it);
     eprintln!("{kills} kills, {} starts, {:?}, {fates:?}", it.starts().len(), begun.elapsed());
     assert!(kills >= REQUESTS / PER_KILL / 2, "{kills} kills");
+    let whole = fates.get(&(Fate::Whole, Some(200))).copied().unwrap_or_default();
+    assert!(whole >= REQUESTS / 3, "{whole} whole answers");
     eventually("descriptors and children are back at their baseline", BOUND, || {
         let now = at_rest(&it);
         (now.0 <= baseline.0 && now.1 == baseline.1).then_some(())
@@ -252,6 +269,12 @@ fn five_hundred_requests_departures_and_deaths_leave_nothing_behind() {
     let ids: std::collections::BTreeSet<_> =
         lines.iter().filter_map(|line| line["request_id"].as_str()).collect();
     assert_eq!(ids.len(), lines.len(), "each has its own id");
+    let queued = lines.iter().filter(|l| l["status"] == 499 && l["queue_ms"].as_u64() > Some(0));
+    let queued = queued.count();
+    eprintln!("{queued} left while they were queued");
+    assert!(queued > 0, "nobody left while queued");
     it.assert_answers("tiny-a");
+    // No line comes late.
+    it.daemon.log_lines(REQUESTS + 3);
     sampler.assert_never_two();
 }
