@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use chat_proxy_actors::process::identity;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -71,7 +72,10 @@ impl OwnerLock {
                 // Without the pid the message is less helpful, and right all the same.
                 let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut pid));
                 let pid = pid.trim();
-                let alive = pid.is_empty() || Path::new("/proc").join(pid).exists();
+                // One that ended and was not waited for is dead too.
+                let alive = pid
+                    .parse()
+                    .map_or(true, |pid| identity::stat(pid).is_some_and(identity::Stat::lives));
                 let owner =
                     if pid.is_empty() { "unknown".to_owned() } else { format!("pid {pid}") };
                 Err(LockError::Taken { path, owner, alive })

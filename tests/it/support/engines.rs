@@ -6,8 +6,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -43,15 +43,23 @@ pub struct Life {
     pub event: String,
 }
 
-/// A port that nobody has now. While a test's thread starts a process, that one holds a copy of
-/// every descriptor for a moment: so one is sought at a time, and asked for until it can be bound.
+/// The ports of engines begin here.
+const FIRST_PORT: u16 = 10_000;
+
+/// A port that nobody has now, each once. It is from below those that the system gives to whoever
+/// asks for any: a daemon that listens at port 0, or a connection, would get it now and then.
 pub fn free_port() -> u16 {
-    static SEEKING: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = SEEKING.lock().unwrap_or_else(PoisonError::into_inner);
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let given_out = range.split_whitespace().next().and_then(|port| port.parse::<u16>().ok());
+    let end = given_out.filter(|end| *end > FIRST_PORT + 1000).unwrap_or(32_768);
+    // Tests that run beside these begin elsewhere.
+    let begin = std::process::id() as usize * 61;
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("its address").port();
-        if given.insert(port) {
+        let nth = begin + NEXT.fetch_add(1, Ordering::Relaxed);
+        let nth = nth % usize::from(end - FIRST_PORT);
+        let port = FIRST_PORT + u16::try_from(nth).expect("below a port's number");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
