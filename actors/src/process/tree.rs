@@ -35,10 +35,10 @@ pub struct Tree {
 
 /// How closely is looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+pub enum Look {
     /// Everything: also the environment of every process of the machine.
     Whole,
-    /// Without that: often, and only to know who is there.
+    /// Without that, and cheaper by far: often, and only to know who is there.
     Light,
 }
 
@@ -116,17 +116,8 @@ impl Tree {
         found.into_iter().filter(|pid| table.lives(*pid)).filter_map(process).collect()
     }
 
-    /// The same, off this thread.
-    pub async fn members_soon(&self) -> Vec<Process> {
-        self.look_soon(Look::Whole).await
-    }
-
-    /// The same without those that only their marker betrays: often, and cheaper by far.
-    pub async fn seen_soon(&self) -> Vec<Process> {
-        self.look_soon(Look::Light).await
-    }
-
-    async fn look_soon(&self, look: Look) -> Vec<Process> {
+    /// The same as closely as is wanted, off this thread.
+    pub async fn look_soon(&self, look: Look) -> Vec<Process> {
         let tree = self.clone();
         match tokio::task::spawn_blocking(move || tree.look(look)).await {
             Ok(members) => members,
@@ -139,7 +130,7 @@ impl Tree {
 
     /// Its janitors, and the others.
     async fn by_office(&self) -> (Vec<Process>, Vec<Process>) {
-        self.members_soon().await.into_iter().partition(is_janitor)
+        self.look_soon(Look::Whole).await.into_iter().partition(is_janitor)
     }
 
     /// SIGKILL to all that lives of it but for its janitors, who clean up when the others are gone.
@@ -152,7 +143,7 @@ impl Tree {
     /// they may end by themselves for `grace`: after an ordinary stop some still have to tidy up.
     pub async fn sweep(&self, grace: Duration, within: Duration) -> Result<(), String> {
         let until = Instant::now() + within;
-        let members = self.members_soon().await;
+        let members = self.look_soon(Look::Whole).await;
         // Whether all made it, and whom they started meanwhile, is seen by the next look.
         all_ended(&members, Instant::now() + grace).await;
         let mut again = false;
@@ -373,7 +364,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path(), &format!("{APART} & wait")).await;
         until_there(&dir.path().join("ready")).await;
-        for members in [tree.members(), tree.seen_soon().await] {
+        for members in [tree.members(), tree.look_soon(Look::Light).await] {
             assert_eq!(members.len(), 2, "{members:?}");
         }
         tree.listed = tree.members();

@@ -30,7 +30,10 @@ impl VllmSupervisor {
         let strays = async move {
             let hash = memory.hash().to_owned();
             let found = tokio::task::spawn_blocking(move || tree::left_by(&hash)).await;
-            let mut strays = found.unwrap_or_default();
+            let mut strays = found.unwrap_or_else(|error| {
+                tracing::error!(%error, "what an earlier daemon left could not be looked for");
+                Vec::new()
+            });
             strays.retain(|(generation, _)| Some(*generation) != known);
             let left = end_strays(&memory, strays).await;
             let hash = memory.hash().to_owned();

@@ -1,14 +1,14 @@
 //! `VllmSupervisor`: has the one vLLM process.
 //!
-//! Owns: the process and its tree, its state file, its log (core: `engine::Lifecycle`). Accepts:
-//! [`SetGoal`], [`Announce`], [`ShutDown`], [`Hurry`], [`GetEngine`], [`Autopsy`]; hears of the
-//! process's end through its pidfd. Emits: a report to the arbiter at every change. Stops with the
-//! daemon, after its engine, or leaves that running. Restarts: takes over the engine that the state
-//! file names, if that very process lives. Must never do: decide, start beside something that lives,
-//! wait in a handler, or signal what is not ours.
+//! Owns: the process and its tree, its state file, its log (core: `engine::Lifecycle`). Accepts: the
+//! [`messages`] of its room; hears of the process's end through its pidfd. Emits: a report to the
+//! arbiter at every change. Stops with the daemon, after its engine, or leaves that running.
+//! Restarts: takes over the engine that the state file names, if that very process lives. Must never
+//! do: decide, start beside something that lives, wait in a handler, or signal what is not ours.
 
 mod adoption;
 mod effects;
+mod handlers;
 mod health;
 mod log;
 mod memory;
@@ -20,10 +20,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle,
-    WrapFuture,
-};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 use awc::Client;
 use chat_proxy_core::engine::lifecycle::{
     Effect, Engine, Event, Goal, Lifecycle, LifecycleRules, State, Why,
@@ -43,9 +40,7 @@ use crate::port::Port;
 use crate::process::tree::Tree;
 use crate::registry::RegistryView;
 use memory::Memory;
-use messages::{
-    Announce, Autopsy, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal, ShutDown,
-};
+use messages::{Ended, SetGoal};
 use watching::{Running, Shortening};
 
 pub use adoption::survivors;
@@ -108,7 +103,7 @@ pub struct VllmSupervisor {
     looked: bool,
     /// The state file, as it was found.
     found: Option<StateFile>,
-    /// What was wanted before that.
+    /// What was wanted before that: a few, for whoever wants waits for our first report.
     early: Vec<SetGoal>,
     /// Processes of engines that nobody knew of and that could not be ended.
     left_over: Vec<Process>,
@@ -338,91 +333,6 @@ impl Actor for VllmSupervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.look_around(ctx);
-    }
-}
-
-impl Handler<SetGoal> for VllmSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, goal: SetGoal, ctx: &mut Self::Context) {
-        if self.looked {
-            self.take(goal, ctx);
-        } else {
-            self.early.push(goal);
-        }
-    }
-}
-
-impl Handler<Announce> for VllmSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Announce, _: &mut Self::Context) {
-        if !self.looked {
-            return;
-        }
-        let report = self.core.report();
-        self.send_report(report, false);
-    }
-}
-
-impl Handler<ShutDown> for VllmSupervisor {
-    type Result = ResponseActFuture<Self, Ended>;
-
-    fn handle(&mut self, order: ShutDown, ctx: &mut Self::Context) -> Self::Result {
-        let (answer, ended) = oneshot::channel();
-        (self.ending, self.keeping) = (true, order.keep);
-        self.shutting_down.push(answer);
-        self.end(ctx);
-        // It must die with us: who asks then hears nothing, and asks our successor.
-        let answer = async move {
-            ended.await.unwrap_or_else(|_| Ended::Left("its supervisor died".to_owned()))
-        };
-        Box::pin(answer.into_actor(self))
-    }
-}
-
-impl Handler<Hurry> for VllmSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Hurry, ctx: &mut Self::Context) {
-        self.apply(Event::Hurry, ctx);
-    }
-}
-
-impl Handler<Autopsy> for VllmSupervisor {
-    type Result = ResponseActFuture<Self, Option<Cause>>;
-
-    fn handle(&mut self, Autopsy(generation): Autopsy, _: &mut Self::Context) -> Self::Result {
-        let (answer, told) = oneshot::channel();
-        self.asking.retain(|(_, answer)| !answer.is_closed());
-        self.asking.push((generation, answer));
-        self.answer_autopsies();
-        Box::pin(async move { told.await.ok().flatten() }.into_actor(self))
-    }
-}
-
-impl Handler<GetEngine> for VllmSupervisor {
-    type Result = EngineStatus;
-
-    fn handle(&mut self, _: GetEngine, _: &mut Self::Context) -> EngineStatus {
-        let report = self.core.report();
-        let held = report.held.as_ref();
-        let running = self.running.as_ref();
-        EngineStatus {
-            state: match held {
-                Some(held) => held.phase.as_str(),
-                None if self.looked => "stopped",
-                None => "unknown",
-            },
-            model: held.map(|held| held.launch.model.to_string()),
-            pid: running.map(|running| running.handle.process().pid),
-            port: self.parts.port,
-            since: running.map(|running| running.started_at),
-            restarts: self.core.restarts(),
-            last_error: self.core.last_error().map(str::to_owned),
-            in_crash_loop: report.broken.iter().map(InCrashLoop::of).collect(),
-            log: held.map(|held| held.launch.log.display().to_string()),
-        }
     }
 }
 

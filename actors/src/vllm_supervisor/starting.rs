@@ -32,9 +32,17 @@ impl VllmSupervisor {
         ctx: &mut Context<Self>,
     ) {
         let spawning = self.spawning(generation, &launch);
-        let held = async move { hold(spawning?).await };
+        let hash = self.memory.hash().to_owned();
+        let held = async move {
+            let held = hold(spawning?).await?;
+            let pid = held.process().pid;
+            // The kernel takes its time over this, up to tens of milliseconds.
+            let group = tokio::task::spawn_blocking(move || own_group(&hash, generation, pid));
+            let group = group.await.map_err(io::Error::other)?;
+            Ok((held, group))
+        };
         ctx.spawn(held.into_actor(self).map(move |held, supervisor, ctx| match held {
-            Ok(held) => supervisor.name(generation, launch, held, ctx),
+            Ok((held, group)) => supervisor.name(generation, launch, held, group, ctx),
             Err(error) => supervisor.not_spawned(generation, &error, ctx),
         }));
     }
@@ -75,6 +83,7 @@ impl VllmSupervisor {
         generation: Generation,
         launch: Arc<Launch>,
         held: Held,
+        cgroup: Option<Cgroup>,
         ctx: &mut Context<Self>,
     ) {
         let process = held.process();
@@ -84,7 +93,6 @@ impl VllmSupervisor {
             Ok(None) => return self.not_spawned(generation, &io::Error::other("it is gone"), ctx),
             Err(error) => return self.not_spawned(generation, &error, ctx),
         };
-        let cgroup = self.own_group(generation, process.pid);
         self.running = Some(Running {
             generation,
             started_at: clock::unix_seconds(),
@@ -115,19 +123,19 @@ impl VllmSupervisor {
     fn not_spawned(&mut self, generation: Generation, error: &io::Error, ctx: &mut Context<Self>) {
         self.apply(Event::NotSpawned(generation, error.to_string()), ctx);
     }
+}
 
-    /// A control group for it, where one can be had; all that it starts will be in it.
-    fn own_group(&self, generation: Generation, pid: i32) -> Option<Cgroup> {
-        let group = Cgroup::create(self.memory.hash(), &generation.to_string())?;
-        match group.add(pid) {
-            Ok(()) => Some(group),
-            Err(error) => {
-                tracing::debug!(%error, "an engine cannot be put into its control group");
-                if let Err(error) = group.remove() {
-                    tracing::debug!(%error, "a control group cannot be removed");
-                }
-                None
+/// A control group for it, where one can be had; all that it starts will be in it. Blocking.
+fn own_group(hash: &str, generation: Generation, pid: i32) -> Option<Cgroup> {
+    let group = Cgroup::create(hash, &generation.to_string())?;
+    match group.add(pid) {
+        Ok(()) => Some(group),
+        Err(error) => {
+            tracing::debug!(%error, "an engine cannot be put into its control group");
+            if let Err(error) = group.remove() {
+                tracing::debug!(%error, "a control group cannot be removed");
             }
+            None
         }
     }
 }

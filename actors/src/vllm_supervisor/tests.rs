@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::messages::{Announce, Autopsy, GetEngine, Hurry, ShutDown};
 use super::*;
 use crate::guard::Role;
 use crate::process::identity;

@@ -16,6 +16,7 @@ use chat_proxy_core::ids::Generation;
 use super::{MEMBERS_LOOK, VllmSupervisor, health, log, memory};
 use crate::clock;
 use crate::process::cgroup::Cgroup;
+use crate::process::tree::Look;
 use crate::process::{Handle, identity};
 
 impl VllmSupervisor {
@@ -40,17 +41,15 @@ impl VllmSupervisor {
         None
     }
 
-    /// What the state file says of it, if that is about this start.
+    /// What is known of an engine that was found.
     fn known(&self, engine: &Engine, handle: Arc<Handle>) -> Running {
-        let state = self.memory.read().ok().flatten();
-        let state = state.filter(|state| state.generation == engine.generation);
+        let tree = self.tree(engine);
         let age = clock::now().saturating_sub(engine.spawned).as_secs_f64();
-        let cgroup = state.as_ref().and_then(memory::cgroup);
         Running {
             generation: engine.generation,
             started_at: clock::unix_seconds() - age,
-            members: state.map_or_else(Vec::new, |state| state.members),
-            cgroup,
+            members: tree.listed,
+            cgroup: tree.cgroup,
             handle,
         }
     }
@@ -90,7 +89,7 @@ impl VllmSupervisor {
         let took = clock::now().saturating_sub(engine.spawned);
         tracing::info!(model = %engine.launch.model, ?took, "engine ready");
         self.remember(engine, Phase::Ready);
-        self.list_members(engine, ctx);
+        self.list_members(engine, Look::Whole, ctx);
         self.parts.pulse.take();
         self.probe_later(engine.clone(), Probing::default(), self.parts.probes.interval, ctx);
     }
@@ -152,7 +151,7 @@ impl VllmSupervisor {
     }
 
     fn keep_house_once(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
-        self.list_members(engine, ctx);
+        self.list_members(engine, Look::Light, ctx);
         if self.shortening == Shortening::Runs {
             return;
         }
@@ -183,9 +182,9 @@ impl VllmSupervisor {
 
     /// Who belongs to the engine is remembered, for later its leader may be gone and its processes
     /// have other names.
-    fn list_members(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
+    fn list_members(&mut self, engine: &Engine, look: Look, ctx: &mut Context<Self>) {
         let (tree, engine) = (self.tree(engine), engine.clone());
-        let work = async move { tree.seen_soon().await };
+        let work = async move { tree.look_soon(look).await };
         ctx.spawn(work.into_actor(self).map(move |members, supervisor, _| {
             let phase = match supervisor.core.state() {
                 State::Starting(now, _) if now.generation == engine.generation => Phase::Starting,

@@ -22,6 +22,7 @@ import traceback
 import openai
 
 import processes
+from common import note, until
 
 FIRST, SECOND, BROKEN = "tiny-a", "tiny-b", "too-long"
 # What --served-model-name must be: the first entry has no served_model_id, so its name is used.
@@ -42,22 +43,6 @@ def hello(model):
 
 def chat(model, content, **more):
     return {"model": model, "messages": [{"role": "user", "content": content}], **more}
-
-
-def until(condition, timeout_s, what, pause_s=0.002):
-    """Waits for a condition to give something, and returns that."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(pause_s)
-    raise AssertionError(f"{what}: not within {timeout_s} s")
-
-
-def note(text):
-    """A figure, beside the check that it belongs to."""
-    print(f"        {text}", flush=True)
 
 
 def moment(value):

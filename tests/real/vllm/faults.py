@@ -21,6 +21,7 @@ import time
 import traceback
 
 import processes
+from common import note, until
 
 MODEL = "tiny-a"
 HELLO = f"Hello! I am {MODEL}, a tiny test model."
@@ -30,17 +31,6 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
     "VLLM_NO_USAGE_STATS": "1",
 }
-
-
-def until(condition, timeout_s, what, pause_s=0.005):
-    """Waits for a condition to give something, and returns that."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(pause_s)
-    raise AssertionError(f"{what}: not within {timeout_s} s")
 
 
 class Stream:
@@ -174,10 +164,6 @@ env = {{ {env} }}
         found.pop(self.daemon.pid, None)
         memory = [name for name in names if os.path.exists(f"/dev/shm/{name}")]
         return list(found.values()) + memory
-
-
-def note(text):
-    print(f"        {text}", flush=True)
 
 
 class Rows(House):

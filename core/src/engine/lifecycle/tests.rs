@@ -9,6 +9,7 @@ mod world;
 use std::sync::LazyLock;
 
 use super::*;
+use crate::engine::report::{Held, Phase};
 use crate::engine::testing::launches;
 
 const fn s(seconds: u64) -> Duration {
