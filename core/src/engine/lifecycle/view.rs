@@ -56,7 +56,7 @@ impl Lifecycle {
         matches!(&self.goal, Goal::Run(wanted, _) if *wanted > generation)
     }
 
-    /// When [`Event::Tick`] is due.
+    /// When [`Event::Tick`](super::Event::Tick) is due.
     pub fn next_tick(&self) -> Option<Moment> {
         match &self.state {
             State::Backoff(_, _, at)
