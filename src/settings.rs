@@ -2,23 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chat_proxy_actors::forwarder::ForwardSettings;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::registry::RegistrySettings;
+use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Seconds, Settings};
 use chat_proxy_core::engine::EngineRules;
 use chat_proxy_core::engine::lifecycle::{BreakerRules, LifecycleRules};
 use chat_proxy_core::engine::probing::ProbeRules;
 use chat_proxy_core::gpu::SchedulerRules;
 use chat_proxy_core::registry::listing::ListingRules;
-use chat_proxy_core::registry::{EndpointRules, Rules};
+use chat_proxy_core::registry::ollama::{Sharing, keep_alive, shared_server};
+use chat_proxy_core::registry::{Endpoint, EndpointRules, OllamaRules, Rules};
 
 /// Read if the variable names no other.
 const DEFAULT_FILE: &str = "configs/chat_proxy.toml";
 /// What the daemon remembers between starts.
-const STATE_DIR: &str = "_staging";
+pub(crate) const STATE_DIR: &str = "_staging";
 const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
 /// What SIGKILL has not ended by then is stuck.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
@@ -77,6 +80,7 @@ pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
                 loopback_alias: settings.general.loopback_alias.clone(),
                 vllm_single_port: settings.vllm.vllm_single_port,
                 engine: engines(settings),
+                ollama: ollama(settings),
             },
             deployment: settings.profiles.deployment.clone(),
         },
@@ -99,9 +103,40 @@ pub(crate) fn log(settings: &Settings) -> LogSettings {
     }
 }
 
+/// Where Ollama is, and whether it takes turns with vLLM.
+fn ollama(settings: &Settings) -> OllamaRules {
+    let ollama = &settings.ollama;
+    OllamaRules {
+        base_url: ollama.ollama_base_url.clone(),
+        sharing: match ollama.ollama_shares_gpu.as_str() {
+            "always" => Sharing::Always,
+            "never" => Sharing::Never,
+            _ => Sharing::Auto,
+        },
+        keep_alive: ollama.ollama_keep_alive.as_deref().map(keep_alive),
+    }
+}
+
+/// The Ollama of the settings, if it takes turns with the vLLM that we supervise.
+pub(crate) fn own_ollama(settings: &Settings) -> Option<Endpoint> {
+    let rules = registry(settings).rules.endpoints;
+    shared_server(&rules)
+}
+
 /// The forwarders' part.
 pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
-    ForwardSettings::of(settings)
+    ForwardSettings::of(settings, Arc::new(autostart(settings)))
+}
+
+/// The services that are started on demand.
+pub(crate) fn autostart(settings: &Settings) -> Plan {
+    let autostart = &settings.autostart;
+    let (map, grace) = (autostart.autostart_map.as_deref(), autostart.autostart_grace_period_s);
+    Plan::of(map, &autostart.services, grace.get()).unwrap_or_else(|problems| {
+        // Checked when the settings were read.
+        tracing::error!(?problems, "no service is started on demand");
+        Plan::default()
+    })
 }
 
 /// How engines are started.
@@ -159,6 +194,7 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         swap_drain: scheduler.swap_drain_timeout_s.limit(),
         abandoned_grace: settings.vllm.abandoned_load_grace_s.map(Seconds::get),
         start_on_request: settings.autostart.autostart_enabled,
+        beside_ollama: settings.ollama.ollama_shares_gpu != "never",
     }
 }
 

@@ -17,7 +17,9 @@ use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
+use chat_proxy_actors::ollama::{OllamaActor, OllamaParts};
 use chat_proxy_actors::permits::{PermitLedger, Pulse};
+use chat_proxy_actors::port::Port;
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::streams::StreamsLock;
@@ -77,6 +79,8 @@ pub(crate) fn build(
         Turns {
             admit: directory.port(|book| book.arbiter.clone()),
             abandon: directory.port(|book| book.arbiter.clone()),
+            ollama: directory.port(|book| book.ollama.clone()),
+            services: Port::new(|| None),
             autopsy: directory.port(|book| book.vllm.clone()),
             ledger: ledger.clone(),
         },
@@ -87,6 +91,7 @@ pub(crate) fn build(
         ledger: ledger.clone(),
         goals: directory.port(|book| book.vllm.clone()),
         announce: directory.port(|book| book.vllm.clone()),
+        vacate: directory.port(|book| book.ollama.clone()),
         cut: Arc::new(move |generation| cutting.cut_generation(generation)),
         show: directory.port(|book| book.registry.clone()),
         metrics: metrics.clone(),
@@ -96,6 +101,7 @@ pub(crate) fn build(
         (Role::Metrics, rolling_view(&directory)),
         (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
         (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
+        (Role::Ollama, ollama(asker(settings, &registry, &directory), &directory)),
         (
             Role::Vllm,
             vllm(supervisor(settings, &metrics, &registry, ledger.pulse(), &directory), &directory),
@@ -165,6 +171,24 @@ fn registry_reader(
 
 fn gpu_arbiter(parts: ArbiterParts, directory: &Directory) -> Factory {
     Factory::new(directory, move |guard, _| GpuArbiter::new(parts.clone(), guard).start())
+}
+
+fn ollama(parts: OllamaParts, directory: &Directory) -> Factory {
+    Factory::new(directory, move |guard, _| OllamaActor::new(parts.clone(), guard).start())
+}
+
+fn asker(settings: &Settings, registry: &RegistryView, directory: &Directory) -> OllamaParts {
+    OllamaParts {
+        own: settings::own_ollama(settings),
+        load_timeout: settings.ollama.ollama_load_timeout_s.limit(),
+        stop_timeout: settings.ollama.ollama_stop_timeout_s.get(),
+        allow_cpu: settings.ollama.ollama_allow_cpu_fallback,
+        gpu_here: chat_proxy_actors::ollama::gpu_here(),
+        registry: registry.clone(),
+        vacated: directory.port(|book| book.arbiter.clone()),
+        forgot: directory.port(|book| book.arbiter.clone()),
+        show: directory.port(|book| book.registry.clone()),
+    }
 }
 
 fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {

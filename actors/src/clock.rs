@@ -25,6 +25,11 @@ pub fn until(moment: Moment) -> Duration {
     moment.saturating_sub(now())
 }
 
+/// The wall clock in whole Unix seconds.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The wall clock, Unix seconds.
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()

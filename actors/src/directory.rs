@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use crate::gpu_arbiter::GpuArbiter;
 use crate::logger::LoggerActor;
 use crate::metrics::MetricsActor;
+use crate::ollama::OllamaActor;
 use crate::port::Port;
 use crate::registry::RegistryActor;
 use crate::vllm_supervisor::VllmSupervisor;
@@ -26,6 +27,8 @@ pub struct Book {
     pub arbiter: Option<Addr<GpuArbiter>>,
     /// Has the vLLM process.
     pub vllm: Option<Addr<VllmSupervisor>>,
+    /// Asks Ollama.
+    pub ollama: Option<Addr<OllamaActor>>,
     /// Has the rolling view.
     pub metrics: Option<Addr<MetricsActor>>,
     /// Writes the request log.

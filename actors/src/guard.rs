@@ -21,12 +21,23 @@ pub enum Role {
     Arbiter,
     /// `VllmSupervisor`
     Vllm,
+    /// `OllamaActor`
+    Ollama,
+    /// `AutostartActor`
+    Autostart,
 }
 
 impl Role {
     /// Every role, in the order of their start.
-    pub const ALL: [Role; 5] =
-        [Role::Logger, Role::Metrics, Role::Registry, Role::Arbiter, Role::Vllm];
+    pub const ALL: [Role; 7] = [
+        Role::Logger,
+        Role::Metrics,
+        Role::Registry,
+        Role::Arbiter,
+        Role::Vllm,
+        Role::Ollama,
+        Role::Autostart,
+    ];
 
     /// The word for it, in logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +47,8 @@ impl Role {
             Role::Logger => "logger",
             Role::Arbiter => "arbiter",
             Role::Vllm => "vllm",
+            Role::Ollama => "ollama",
+            Role::Autostart => "autostart",
         }
     }
 }

@@ -4,6 +4,8 @@
 //! `chat-proxy-core`. Actors that all workers share are started once; the [`forwarder`] is started
 //! once per HTTP worker thread, because its client and its streams never leave that thread.
 
+pub mod autostart;
+mod client;
 pub mod clock;
 pub mod directory;
 pub mod forwarder;
@@ -11,12 +13,14 @@ pub mod gpu_arbiter;
 pub mod guard;
 pub mod logger;
 pub mod metrics;
+pub mod ollama;
 pub mod permits;
 pub mod port;
 pub mod process;
 pub mod registry;
 pub mod root;
 mod rotation;
+pub mod spool;
 pub mod streams;
 #[cfg(test)]
 mod testing;

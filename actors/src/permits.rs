@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chat_proxy_core::engine::Launch;
+use chat_proxy_core::gpu::Tenant;
 use chat_proxy_core::ids::{Generation, Ticket};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -22,7 +22,7 @@ use crate::streams::StreamsLock;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct PermitLedger {
-    counts: Mutex<HashMap<Generation, usize>>,
+    counts: Mutex<HashMap<Generation, Out>>,
     changed: Notify,
     newest: AtomicU64,
     tickets: AtomicU64,
@@ -31,6 +31,14 @@ pub struct PermitLedger {
     streams: Option<StreamsLock>,
     /// Another process has requests in flight: one that this one replaces.
     others: AtomicBool,
+}
+
+/// Permits that are out.
+#[derive(Debug, Default)]
+struct Out {
+    count: usize,
+    /// They are for Ollama: no supervisor's report tells an arbiter of them.
+    ollama: bool,
 }
 
 /// Another process that has requests in flight is looked at this often.
@@ -61,7 +69,7 @@ pub struct Permit {
     /// Which start.
     pub generation: Generation,
     /// Of what; says where it answers.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// How long the request waited for its turn.
     pub queued: Duration,
     /// How long it waited for the load.
@@ -120,7 +128,7 @@ impl PermitLedger {
     pub fn grant(
         self: &Arc<Self>,
         generation: Generation,
-        launch: Arc<Launch>,
+        tenant: Tenant,
         queued: Duration,
         loading: Duration,
     ) -> Permit {
@@ -128,15 +136,24 @@ impl PermitLedger {
         if counts.is_empty() {
             self.tell_others(StreamsLock::hold);
         }
-        *counts.entry(generation).or_default() += 1;
+        let out = counts.entry(generation).or_default();
+        out.count += 1;
+        out.ollama = tenant == Tenant::Ollama;
         drop(counts);
-        Permit { generation, launch, queued, loading, ledger: self.clone() }
+        Permit { generation, tenant, queued, loading, ledger: self.clone() }
     }
 
     /// Permits of a generation that are out, and one more for another process that has some.
     pub fn in_flight(&self, generation: Generation) -> usize {
-        let ours = self.counts().get(&generation).copied().unwrap_or(0);
+        let ours = self.counts().get(&generation).map_or(0, |out| out.count);
         ours + usize::from(self.others.load(Ordering::SeqCst))
+    }
+
+    /// Permits for Ollama that are out: of which generation, and how many.
+    pub fn at_ollama(&self) -> Option<(Generation, usize)> {
+        let counts = self.counts();
+        let of = counts.iter().filter(|(_, out)| out.ollama);
+        of.map(|(generation, out)| (*generation, out.count)).max()
     }
 
     fn tell_others(&self, what: impl Fn(&StreamsLock) -> io::Result<()>) {
@@ -180,7 +197,7 @@ impl PermitLedger {
         self.draining.load(Ordering::SeqCst)
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Generation, usize>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Generation, Out>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -195,9 +212,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.ledger.counts();
-        if let Some(count) = counts.get_mut(&self.generation) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(out) = counts.get_mut(&self.generation) {
+            out.count -= 1;
+            if out.count == 0 {
                 counts.remove(&self.generation);
             }
             if counts.is_empty() {
@@ -218,7 +235,8 @@ mod tests {
     #[actix_rt::test]
     async fn every_permit_is_counted_back_once_also_by_a_panic() {
         let ledger = PermitLedger::new(Generation(7));
-        let of = |g| ledger.grant(Generation(g), launch("a"), Duration::ZERO, Duration::ZERO);
+        let of =
+            |g| ledger.grant(Generation(g), launch("a").into(), Duration::ZERO, Duration::ZERO);
         let (one, two, other) = (of(8), of(8), of(9));
         assert_eq!((ledger.in_flight(Generation(8)), ledger.in_flight(Generation(9))), (2, 1));
         drop(one);
@@ -242,7 +260,8 @@ mod tests {
         let ledger =
             PermitLedger::with_streams(Generation(7), StreamsLock::beside(&state).unwrap());
         assert_eq!(ledger.in_flight(Generation(7)), 1);
-        let permit = ledger.grant(Generation(7), launch("a"), Duration::ZERO, Duration::ZERO);
+        let permit =
+            ledger.grant(Generation(7), launch("a").into(), Duration::ZERO, Duration::ZERO);
         assert_eq!(ledger.in_flight(Generation(7)), 2);
         other.kill().unwrap();
         other.wait().unwrap();
@@ -264,6 +283,18 @@ mod tests {
         assert_eq!(ledger.in_flight(Generation(7)), 0);
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn permits_for_ollama_can_be_told_from_others() {
+        let ledger = PermitLedger::new(Generation(7));
+        let of = |g, tenant| ledger.grant(Generation(g), tenant, Duration::ZERO, Duration::ZERO);
+        let _vllm = of(9, launch("a").into());
+        assert_eq!(ledger.at_ollama(), None);
+        let (one, two) = (of(8, Tenant::Ollama), of(8, Tenant::Ollama));
+        assert_eq!(ledger.at_ollama(), Some((Generation(8), 2)));
+        drop((one, two));
+        assert_eq!(ledger.at_ollama(), None);
     }
 
     #[test]

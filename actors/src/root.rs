@@ -49,7 +49,8 @@ listed!(
     crate::metrics::MetricsActor => metrics,
     crate::logger::LoggerActor => logger,
     crate::gpu_arbiter::GpuArbiter => arbiter,
-    crate::vllm_supervisor::VllmSupervisor => vllm
+    crate::vllm_supervisor::VllmSupervisor => vllm,
+    crate::ollama::OllamaActor => ollama
 );
 
 impl Factory {
@@ -174,6 +175,7 @@ pub mod fault {
         crate::logger::LoggerActor,
         crate::gpu_arbiter::GpuArbiter,
         crate::vllm_supervisor::VllmSupervisor,
+        crate::ollama::OllamaActor,
         crate::forwarder::ForwarderActor
     );
 }

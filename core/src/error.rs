@@ -208,7 +208,7 @@ impl ApiError {
     }
 
     /// The error object of SPEC 2.1 without the surrounding `error` key.
-    fn object(&self) -> Map<String, Value> {
+    pub(crate) fn object(&self) -> Map<String, Value> {
         let mut object = Map::new();
         object.insert("message".into(), json!(self.message));
         object.insert("type".into(), json!(self.code.kind()));

@@ -65,6 +65,8 @@ pub(crate) struct Ask {
     pub(crate) usage_everywhere: bool,
     /// A parser of reasoning looks at the answer.
     pub(crate) parse_reasoning: bool,
+    /// That parser waits for the mark that opens a thought, and drops the space around it.
+    pub(crate) opened_only: bool,
     /// Some parser looks, which changes how an end without text is told.
     pub(crate) parsed: bool,
     pub(crate) thinking: bool,
@@ -157,6 +159,7 @@ impl Ask {
             include_usage: stream_options("include_usage") || fault.usage_always == Some(true),
             usage_everywhere: stream_options("continuous_usage_stats"),
             parse_reasoning: options.reasoning_parser.is_some(),
+            opened_only: options.ollama.is_some(),
             parsed: options.reasoning_parser.is_some() || options.tool_call_parser.is_some(),
             thinking: true,
             include_reasoning: true,

@@ -5,10 +5,34 @@
 use serde_json::{Value, json};
 
 use crate::ask::{Ask, ToolChoice};
-use crate::generate::{Delta, Generation, Step};
+use crate::fault::Fault;
+use crate::generate::{Delta, Generation, Step, generate};
 use crate::ids::{FINGERPRINT, Ids, quoted};
 use crate::logprobs;
+use crate::options::Options;
+use crate::routes::{Core, streamed, unary};
 use crate::stream::{Event, Format};
+use crate::wire::{Stop, Wire};
+
+/// Answers one request.
+pub(crate) async fn answer(
+    core: &Core,
+    options: &Options,
+    wire: &mut Wire,
+    body: &Value,
+    fault: Fault,
+) -> Result<(), Stop> {
+    let ask = match Ask::chat(body, options, fault) {
+        Ok(ask) => ask,
+        Err(error) => return wire.reply(&error.reply_of(options)).await,
+    };
+    let answers: Vec<Generation> = (0..ask.n).map(|_| generate(&ask)).collect();
+    if ask.stream {
+        let mut format = Chunks::new(&ask, &answers);
+        return streamed(core, wire, &ask, &mut format, &answers).await;
+    }
+    unary(core, wire, &ask, &answers, || whole(&ask, &answers)).await
+}
 
 /// The whole answer as JSON.
 pub(crate) fn whole(ask: &Ask, answers: &[Generation]) -> Value {

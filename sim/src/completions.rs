@@ -6,10 +6,59 @@ use serde_json::{Value, json};
 
 use crate::ask::Ask;
 use crate::chat;
-use crate::generate::{Delta, Generation, Step};
+use crate::errors::ApiError;
+use crate::fault::Fault;
+use crate::generate::{Delta, Generation, Step, generate};
 use crate::ids::{FINGERPRINT, Ids, quoted};
 use crate::logprobs;
+use crate::options::Options;
+use crate::routes::{Core, streamed, unary};
 use crate::stream::{Event, Format};
+use crate::wire::{Stop, Wire};
+
+/// Answers one request.
+pub(crate) async fn answer(
+    core: &Core,
+    options: &Options,
+    wire: &mut Wire,
+    body: &Value,
+    fault: Fault,
+) -> Result<(), Stop> {
+    let asks = match asks(options, body, &fault) {
+        Ok(asks) => asks,
+        Err(error) => return wire.reply(&error.reply_of(options)).await,
+    };
+    let mut ask = asks[0].clone();
+    ask.prompt_tokens = asks.iter().map(|a| a.prompt_tokens).sum();
+    let echo = body.get("echo") == Some(&Value::Bool(true));
+    let (mut answers, mut echoes) = (Vec::new(), Vec::new());
+    for one in asks.iter().flat_map(|a| std::iter::repeat_n(a, a.n)) {
+        answers.push(generate(one));
+        echoes.push(if echo { one.said.clone() } else { String::new() });
+    }
+    if ask.stream {
+        let mut format = Chunks::new(&ask, echoes, &answers);
+        return streamed(core, wire, &ask, &mut format, &answers).await;
+    }
+    unary(core, wire, &ask, &answers, || whole(&ask, &echoes, &answers)).await
+}
+
+/// What is asked for, by prompt; there is one at least.
+fn asks(options: &Options, body: &Value, fault: &Fault) -> Result<Vec<Ask>, ApiError> {
+    let read = |prompt| Ask::completion(body, prompt, options, fault.clone());
+    let asks = match body.get("prompt") {
+        None => return Err(ApiError::missing("prompt", body)),
+        Some(Value::Array(list)) if !list.iter().all(Value::is_u64) => {
+            list.iter().map(read).collect::<Result<Vec<Ask>, ApiError>>()?
+        }
+        Some(prompt) => vec![read(prompt)?],
+    };
+    if asks.is_empty() {
+        let text = "Either prompt or prompt_embeds must be provided and non-empty.";
+        return Err(ApiError::bad_request(text));
+    }
+    Ok(asks)
+}
 
 /// The whole answer as JSON. Where a prompt is to be repeated, it stands before its text.
 pub(crate) fn whole(ask: &Ask, echoes: &[String], answers: &[Generation]) -> Value {

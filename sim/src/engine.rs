@@ -77,12 +77,12 @@ impl Handle {
 
     /// What it has counted.
     pub fn stats(&self) -> Stats {
-        self.core.counters.snapshot()
+        self.core.stats()
     }
 
     /// Sets the counters to zero, as `POST /sim/reset` does.
     pub fn reset(&self) {
-        self.core.counters.reset();
+        self.core.reset();
     }
 
     /// Stops it and closes all its connections; returns when that is done.

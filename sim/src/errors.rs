@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::options::Options;
 use crate::wire::Reply;
 
 /// A refusal, before it is put into the form of one of the surfaces.
@@ -164,6 +165,14 @@ impl ApiError {
         Reply { vary: !self.unhandled, ..Reply::json(self.status, body.to_string()) }
     }
 
+    /// The answer of the face that these options are of, on its OpenAI routes.
+    pub(crate) fn reply_of(&self, options: &Options) -> Reply {
+        if options.ollama.is_none() {
+            return self.reply();
+        }
+        openai_error(self.status, &self.message)
+    }
+
     /// The answer in the form of `/v1/messages`.
     pub(crate) fn messages_reply(&self) -> Reply {
         let kind = if self.kind == "BadRequestError" { "invalid_request_error" } else { self.kind };
@@ -179,6 +188,17 @@ const DIED: &str = "EngineCore encountered an issue. See stack trace (above) for
 pub(crate) const DIED_IN_STREAM: &str = "{\"error\": {\"message\": \"EngineCore encountered an \
     issue. See stack trace (above) for the root cause.\", \"type\": \"InternalServerError\", \
     \"param\": null, \"code\": 500}}";
+
+/// An error as an Ollama tells it on its OpenAI routes.
+pub(crate) fn openai_error(status: u16, message: &str) -> Reply {
+    let kind = match status {
+        400 => "invalid_request_error",
+        404 => "not_found_error",
+        _ => "api_error",
+    };
+    let body = json!({"error": {"message": message, "type": kind, "param": null, "code": null}});
+    Reply::json(status, body.to_string())
+}
 
 /// 404 for a path that is not served.
 pub(crate) fn not_found() -> Reply {

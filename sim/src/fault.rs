@@ -123,6 +123,8 @@ faults! {
     error_after_events: u64,
     /// After so many events: one whose data is no JSON; the stream goes on behind it.
     malformed_after_events: u64,
+    /// After so many events: a clean HTTP end, as if there were no more to say.
+    end_after_events: u64,
     /// Leave out `[DONE]`.
     no_done: bool,
     /// Leave out all that says how the stream finished, and `[DONE]`; the HTTP end is clean.
@@ -141,9 +143,38 @@ faults! {
     no_content_length: Framing,
     /// The field that carries what a model thought.
     reasoning_field: ReasoningField,
+    /// Ollama: the text of the error that an answer breaks off with.
+    error_text: String,
+    /// Ollama: leave out why an answer ended.
+    no_done_reason: bool,
+    /// Ollama: leave out the counts of tokens.
+    no_counts: bool,
+    /// Ollama: the line that ends a stream also has the last piece of the answer.
+    full_done: bool,
+    /// Ollama: where a tool is called, call so many, each in a line of its own.
+    calls: u64,
+    /// Ollama: a load that this request begins takes so long.
+    load_ms: u64,
+    /// Ollama: a load that this request begins fails with this text; empty is Ollama's own.
+    load_error: String,
+    /// Ollama: a load that this request begins does not end before it is released.
+    load_hangs: bool,
+    /// Ollama: an order to unload is answered and not carried out.
+    unload_never: bool,
+    /// Ollama: the memory of a model that is ordered to unload is not free before it is released.
+    unload_hangs: bool,
 }
 
+/// What Ollama says when its runner dies under an answer.
+const RUNNER_DIED: &str = "an error was encountered while running the model: CUDA error: an \
+    illegal memory access was encountered";
+
 impl Fault {
+    /// The text of the error that an answer of an Ollama breaks off with.
+    pub(crate) fn error_text(&self) -> &str {
+        self.error_text.as_deref().unwrap_or(RUNNER_DIED)
+    }
+
     /// Reads the order of faults out of a request's body.
     pub(crate) fn from_request(body: &Value, defaults: &Self) -> Result<Self, String> {
         match body.get("sim") {

@@ -90,7 +90,9 @@ pub(crate) fn generate(ask: &Ask) -> Generation {
     // Only a song that is the whole answer to a chat begins without a space.
     let from = if ask.raw_prompt || !script.endless { 2 } else { 0 };
     let song = (from..).map(script::song).take_while(|_| endless);
-    let mut run = Run::new(ask, script.content_only);
+    let opens = script.tokens.first().is_some_and(|t| t.part == Part::ThinkOpen);
+    let thinking = ask.thinking && !script.content_only && (opens || !ask.opened_only);
+    let mut run = Run::new(ask, thinking);
     for token in script.tokens.into_iter().chain(song) {
         run.token(token);
         if let Some(stop) = run.stop_string() {
@@ -111,6 +113,8 @@ struct Run<'a> {
     held_delta: Option<Delta>,
     /// The parser of reasoning has not seen the end of it.
     thinking: bool,
+    /// The space in front of what comes next is dropped.
+    trims: bool,
     tool: String,
     called: bool,
     /// Text so far; kept only if there are stop strings.
@@ -120,13 +124,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(ask: &'a Ask, content_only: bool) -> Self {
+    fn new(ask: &'a Ask, thinking: bool) -> Self {
         Self {
             ask,
             steps: Vec::new(),
             held: Vec::new(),
             held_delta: None,
-            thinking: ask.parse_reasoning && ask.thinking && !content_only,
+            thinking: ask.parse_reasoning && thinking,
+            trims: false,
             tool: String::new(),
             called: false,
             content: String::new(),
@@ -155,12 +160,16 @@ impl<'a> Run<'a> {
     }
 
     /// What the parsers make of a token.
-    fn parse(&mut self, token: Token) -> Delta {
+    fn parse(&mut self, mut token: Token) -> Delta {
         let tools = self.ask.tool_choice != ToolChoice::None;
         match token.part {
-            Part::ThinkOpen if self.thinking => return Delta::Silent,
+            Part::ThinkOpen if self.thinking => {
+                self.trims = self.ask.opened_only;
+                return Delta::Silent;
+            }
             Part::ThinkClose if self.thinking => {
                 self.thinking = false;
+                self.trims = self.ask.opened_only;
                 return Delta::Silent;
             }
             Part::CallMark if tools => {
@@ -177,6 +186,14 @@ impl<'a> Run<'a> {
             }
             Part::CallArgs if tools => return Delta::ToolArgs(token.text),
             _ => {}
+        }
+        if self.trims {
+            token.text.drain(..token.text.len() - token.text.trim_start().len());
+            if token.text.is_empty() {
+                self.reasoning_count += u64::from(self.thinking);
+                return Delta::Silent;
+            }
+            self.trims = false;
         }
         if !self.thinking {
             if !self.ask.stop.is_empty() {

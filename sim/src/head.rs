@@ -15,12 +15,21 @@ pub(crate) fn push_header(head: &mut String, name: &str, value: &str) {
     head.push_str("\r\n");
 }
 
+/// Whose heads they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    Vllm,
+    Ollama,
+}
+
 /// What every head begins with.
-pub(crate) fn head_start(status: u16) -> String {
+pub(crate) fn head_start(status: u16, face: Face) -> String {
     let mut head = String::with_capacity(256);
     let _ = write!(head, "HTTP/1.1 {status} {}\r\n", reason(status));
     push_header(&mut head, "date", &http_date(SystemTime::now()));
-    push_header(&mut head, "server", "uvicorn");
+    if face == Face::Vllm {
+        push_header(&mut head, "server", "uvicorn");
+    }
     head
 }
 

@@ -1,4 +1,4 @@
-//! A simulated inference engine: it speaks vLLM's HTTP surface, and has faults to order.
+//! A simulated inference engine: it speaks vLLM's HTTP surface or Ollama's, and has faults to order.
 //!
 //! It owns its sockets and the thread it runs on, when it is embedded. As a process it also owns
 //! the children that it was told to have, one line on the standard output, a log on the standard
@@ -28,6 +28,7 @@ mod logprobs;
 mod messages;
 mod metrics;
 mod models;
+mod ollama;
 mod options;
 mod orders;
 mod process;
@@ -42,6 +43,7 @@ mod wire;
 
 pub use engine::{Engine, Handle};
 pub use fault::{Cut, Fault, Framing, How, ReasoningField};
+pub use ollama::{Ollama, Order};
 pub use options::{ArgsError, Command, Options};
 pub use process::{Habits, run};
-pub use stats::Stats;
+pub use stats::{ModelStats, Stats};

@@ -17,11 +17,12 @@ use crate::wire::{Reply, Stop, Wire};
 /// Answers one request.
 pub(crate) async fn answer(
     core: &Core,
+    options: &Options,
     wire: &mut Wire,
     body: &Value,
     fault: Fault,
 ) -> Result<(), Stop> {
-    let ask = match as_chat(body).and_then(|chat| Ask::chat(&chat, &core.options, fault)) {
+    let ask = match as_chat(body).and_then(|chat| Ask::chat(&chat, options, fault)) {
         Ok(ask) => ask,
         Err(error) => return wire.reply(&error.messages_reply()).await,
     };

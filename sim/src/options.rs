@@ -1,6 +1,7 @@
 //! Owns what an engine is started with, and how a command line becomes that.
 //!
-//! The command line is vLLM's; what it has and this engine has not is accepted and ignored.
+//! The command line is vLLM's; what it has and this engine has not is accepted and ignored. One
+//! flag makes an Ollama of it.
 //! Must never start anything.
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::ffi::OsString;
 use serde::Deserialize;
 
 use crate::fault::Fault;
+use crate::ollama::Ollama;
 use crate::process::Habits;
 
 /// Text of `--help`.
@@ -44,6 +46,8 @@ pub struct Options {
     pub wrong_id: Option<String>,
     /// The command line, told at `/sim/argv`.
     pub argv: Vec<String>,
+    /// What it is as an Ollama, if it is one and no vLLM.
+    pub ollama: Option<Ollama>,
 }
 
 impl Default for Options {
@@ -64,6 +68,7 @@ impl Default for Options {
             health: 200,
             wrong_id: None,
             argv: Vec::new(),
+            ollama: None,
         }
     }
 }
@@ -110,6 +115,7 @@ impl Options {
                 Arg::Flag(flag) => reader.flag(&flag)?,
             }
         }
+        reader.settle();
         let habits = Box::new(std::mem::take(&mut reader.habits));
         Ok(Command::Serve(Box::new(reader.finish()), habits))
     }
@@ -207,7 +213,7 @@ impl<'a> Reader<'a> {
                 let fault = serde_json::from_str(&value).map_err(|e| bad(flag, &value, &e))?;
                 self.options.fault = fault;
             }
-            _ if self.habit(flag)? => {}
+            _ if self.habit(flag)? || self.of_ollama(flag)? => {}
             _ if flag.starts_with("--sim-") => return Err(ArgsError::Unknown(flag.to_owned())),
             _ => {
                 // Not known here: whatever stands behind it is taken for its value.
@@ -217,6 +223,12 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a flag stands on the command line.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        let is = |arg: &String| arg.split('=').next() == Some(flag);
+        self.argv.iter().any(is)
     }
 
     fn names(&mut self, flag: &str) -> Result<(), ArgsError> {

@@ -9,6 +9,7 @@ use crate::errors::ApiError;
 use crate::fault::Fault;
 use crate::generate::{Delta, Generation, Step, generate};
 use crate::ids::{now, random_id};
+use crate::options::Options;
 use crate::routes::{Core, streamed, unary};
 use crate::stream::{Event, Format};
 use crate::wire::{Stop, Wire};
@@ -16,13 +17,14 @@ use crate::wire::{Stop, Wire};
 /// Answers one request.
 pub(crate) async fn answer(
     core: &Core,
+    options: &Options,
     wire: &mut Wire,
     body: &Value,
     fault: Fault,
 ) -> Result<(), Stop> {
-    let ask = match as_chat(body).and_then(|chat| Ask::chat(&chat, &core.options, fault)) {
+    let ask = match as_chat(body).and_then(|chat| Ask::chat(&chat, options, fault)) {
         Ok(ask) => ask,
-        Err(error) => return wire.reply(&error.reply()).await,
+        Err(error) => return wire.reply(&error.reply_of(options)).await,
     };
     let answers = [generate(&ask)];
     let response = Response::new(body, &ask, &answers[0]);

@@ -11,13 +11,14 @@ use tokio::sync::watch;
 use crate::ask::Ask;
 use crate::errors::{self, ApiError};
 use crate::fault::Fault;
-use crate::generate::{Generation, generate};
+use crate::generate::Generation;
 use crate::http::Head;
 use crate::life::{End, Life, State};
+use crate::ollama::Daemon;
 use crate::options::Options;
 use crate::orders::{self, Health};
 use crate::process::{self, Family};
-use crate::stats::{Counters, Going};
+use crate::stats::{Counters, Going, Stats};
 use crate::stream::{self, Format, pause};
 use crate::wire::{Reply, Stop, Wire};
 use crate::{chat, completions, messages, metrics, models, responses, tokens};
@@ -35,6 +36,24 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     /// The processes of the engine, if it is one.
     pub(crate) family: Option<Family>,
+    /// The Ollama that it is, if it is one.
+    pub(crate) ollama: Option<Daemon>,
+}
+
+impl Core {
+    /// What was counted.
+    pub(crate) fn stats(&self) -> Stats {
+        let models = self.ollama.as_ref().map(|daemon| daemon.store.stats());
+        Stats { models, ..self.counters.snapshot() }
+    }
+
+    /// Sets what was counted to zero.
+    pub(crate) fn reset(&self) {
+        self.counters.reset();
+        if let Some(daemon) = &self.ollama {
+            daemon.reset();
+        }
+    }
 }
 
 /// A route that answers a POST with a JSON body.
@@ -124,7 +143,7 @@ pub(crate) async fn answer(
             wire.reply(&get_reply(core, get).await).await
         }
         (Route::Post(Post::Reset), "POST") => {
-            core.counters.reset();
+            core.reset();
             wire.reply(&Reply::json(200, "{}")).await
         }
         (Route::Post(Post::Health), "POST") => wire.reply(&orders::health(core, body)).await,
@@ -153,7 +172,7 @@ async fn get_reply(core: &Core, get: Get) -> Reply {
         Get::Metrics => return metrics::reply(core),
         Get::IsSleeping => json!({"is_sleeping": *core.sleep.borrow() > 0}),
         Get::Argv => json!(core.options.argv),
-        Get::Stats => json!(core.counters.snapshot()),
+        Get::Stats => json!(core.stats()),
         Get::Env => process::environment(),
         Get::Process => json!(core.family.as_ref().map(Family::tell)),
     };
@@ -205,10 +224,10 @@ async fn infer(
     }
     let (options, unary) = (&core.options, fault.clone());
     let result = match post {
-        Post::Chat => return chat_or(core, wire, Ask::chat(&body, options, fault), refuse).await,
-        Post::Completions => return complete(core, wire, &body, fault).await,
-        Post::Responses => return responses::answer(core, wire, &body, fault).await,
-        Post::Messages => return messages::answer(core, wire, &body, fault).await,
+        Post::Chat => return chat::answer(core, options, wire, &body, fault).await,
+        Post::Completions => return completions::answer(core, options, wire, &body, fault).await,
+        Post::Responses => return responses::answer(core, options, wire, &body, fault).await,
+        Post::Messages => return messages::answer(core, options, wire, &body, fault).await,
         Post::CountTokens => messages::count_tokens(&body, options, fault),
         Post::Tokenize => tokens::tokenize(&body, options),
         _ => tokens::detokenize(&body, options),
@@ -285,7 +304,7 @@ fn place_of(error: &serde_json::Error, body: &[u8]) -> usize {
 }
 
 /// Does those faults that stand in place of the answer.
-async fn replaced(fault: &Fault, wire: &mut Wire) -> Option<Result<(), Stop>> {
+pub(crate) async fn replaced(fault: &Fault, wire: &mut Wire) -> Option<Result<(), Stop>> {
     if let Some(location) = &fault.redirect {
         let extra = vec![("location", location.clone())];
         return Some(wire.reply(&Reply { extra, ..Reply::empty(307) }).await);
@@ -296,56 +315,6 @@ async fn replaced(fault: &Fault, wire: &mut Wire) -> Option<Result<(), Stop>> {
     let reply =
         Reply { content_type: Some(kind.to_owned()), body: body.into(), ..Reply::empty(status) };
     Some(wire.reply(&reply).await)
-}
-
-async fn chat_or(
-    core: &Core,
-    wire: &mut Wire,
-    ask: Result<Ask, ApiError>,
-    refuse: impl Fn(&ApiError) -> Reply,
-) -> Result<(), Stop> {
-    let ask = match ask {
-        Ok(ask) => ask,
-        Err(error) => return wire.reply(&refuse(&error)).await,
-    };
-    let answers: Vec<Generation> = (0..ask.n).map(|_| generate(&ask)).collect();
-    if ask.stream {
-        let mut format = chat::Chunks::new(&ask, &answers);
-        return streamed(core, wire, &ask, &mut format, &answers).await;
-    }
-    unary(core, wire, &ask, &answers, || chat::whole(&ask, &answers)).await
-}
-
-async fn complete(core: &Core, wire: &mut Wire, body: &Value, fault: Fault) -> Result<(), Stop> {
-    let read = |prompt| Ask::completion(body, prompt, &core.options, fault.clone());
-    let asks: Result<Vec<Ask>, ApiError> = match body.get("prompt") {
-        None => Err(ApiError::missing("prompt", body)),
-        Some(Value::Array(list)) if !list.iter().all(Value::is_u64) => {
-            list.iter().map(read).collect()
-        }
-        Some(prompt) => read(prompt).map(|ask| vec![ask]),
-    };
-    let asks = match asks {
-        Ok(asks) => asks,
-        Err(error) => return wire.reply(&error.reply()).await,
-    };
-    let Some(mut ask) = asks.first().cloned() else {
-        let error =
-            ApiError::bad_request("Either prompt or prompt_embeds must be provided and non-empty.");
-        return wire.reply(&error.reply()).await;
-    };
-    ask.prompt_tokens = asks.iter().map(|a| a.prompt_tokens).sum();
-    let echo = body.get("echo") == Some(&Value::Bool(true));
-    let (mut answers, mut echoes) = (Vec::new(), Vec::new());
-    for one in asks.iter().flat_map(|a| std::iter::repeat_n(a, a.n)) {
-        answers.push(generate(one));
-        echoes.push(if echo { one.said.clone() } else { String::new() });
-    }
-    if ask.stream {
-        let mut format = completions::Chunks::new(&ask, echoes, &answers);
-        return streamed(core, wire, &ask, &mut format, &answers).await;
-    }
-    unary(core, wire, &ask, &answers, || completions::whole(&ask, &echoes, &answers)).await
 }
 
 /// Sends an answer as a stream and counts it.
@@ -386,7 +355,7 @@ pub(crate) async fn unary(
     Ok(())
 }
 
-fn count(core: &Core, ask: &Ask, answers: &[Generation]) {
+pub(crate) fn count(core: &Core, ask: &Ask, answers: &[Generation]) {
     let counters = &core.counters;
     counters.prompt_tokens.fetch_add(ask.prompt_tokens, Relaxed);
     for answer in answers {

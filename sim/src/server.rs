@@ -10,8 +10,10 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 
+use crate::head::Face;
 use crate::http::{BadRequest, Head, Reader};
 use crate::life::Life;
+use crate::ollama::{self, Daemon};
 use crate::options::Options;
 use crate::orders::Health;
 use crate::process::Family;
@@ -53,7 +55,9 @@ pub(crate) fn core(mut options: Options, life: Life, family: Option<Family>) -> 
     }
     let sleep = watch::Sender::new(0);
     let health = watch::Sender::new(Health::Status(options.health));
-    Arc::new(Core { options, counters: Counters::default(), sleep, health, life, family })
+    let ollama = options.ollama.as_ref().map(|settings| Daemon::new(settings, &options.fault));
+    let counters = Counters::default();
+    Arc::new(Core { options, counters, sleep, health, life, family, ollama })
 }
 
 /// Serves for ever.
@@ -77,7 +81,8 @@ async fn connection(stream: Arc<TcpStream>, core: Arc<Core>) {
     // Fails only on a socket that is gone already.
     let _ = SockRef::from(&*stream).set_tcp_nodelay(true);
     let mut reader = Reader::new(Arc::clone(&stream));
-    let mut wire = Wire::new(Arc::clone(&stream));
+    let face = if core.ollama.is_some() { Face::Ollama } else { Face::Vllm };
+    let mut wire = Wire::new(Arc::clone(&stream), face);
     loop {
         match one(&core, &mut reader, &mut wire).await {
             Ok(()) if !wire.must_close() => {}
@@ -108,7 +113,7 @@ async fn one(core: &Core, reader: &mut Reader, wire: &mut Wire) -> Result<(), En
     let body = reader.body(&head).await.map_err(bad)?;
     wire.begin(head.keep_alive, head.http_1_0, head.method == "HEAD");
     if head.path.starts_with("/sim/") {
-        return routes::answer(core, &head, &body, wire).await.map_err(|_| Ending::Gone);
+        return dispatch(core, &head, &body, wire).await.map_err(|_| Ending::Gone);
     }
     let post = (head.method == "POST").then(|| (head.raw.clone(), body.clone()));
     let _in_flight = core.counters.request(post);
@@ -134,8 +139,21 @@ async fn answer(
 ) -> Result<(), Stop> {
     tokio::select! {
         biased;
-        result = routes::answer(core, head, body, wire) => result,
+        result = dispatch(core, head, body, wire) => result,
         () = reader.departure() => Err(Stop::Gone),
+    }
+}
+
+/// Lets the face answer that the engine has.
+async fn dispatch(
+    core: &Core,
+    head: &Head,
+    body: &bytes::Bytes,
+    wire: &mut Wire,
+) -> Result<(), Stop> {
+    match &core.ollama {
+        Some(daemon) => ollama::answer(core, daemon, head, body, wire).await,
+        None => routes::answer(core, head, body, wire).await,
     }
 }
 

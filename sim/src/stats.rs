@@ -40,6 +40,26 @@ pub struct Stats {
     pub last_headers: Vec<(String, String)>,
     /// The body of the last POST as text.
     pub last_body: String,
+    /// The models of an Ollama; its fields stand beside the others.
+    #[serde(flatten)]
+    pub models: Option<ModelStats>,
+}
+
+/// What an Ollama has counted of its models.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStats {
+    /// Names of the models that can be used or hold memory still, in the order of their loading.
+    pub loaded: Vec<String>,
+    /// Names of the models that are being loaded.
+    pub loading: Vec<String>,
+    /// Loads that were begun.
+    pub loads: u64,
+    /// Those of them that followed because other options were asked for.
+    pub reloads: u64,
+    /// Models whose memory was given back.
+    pub unloads: u64,
+    /// The most models that were loaded or being loaded at one time.
+    pub most_loaded: u64,
 }
 
 /// The counters while they count.
@@ -168,6 +188,7 @@ impl Counters {
             aborted_at: kept.aborted_at.iter().copied().collect(),
             last_headers: headers(&kept.last_head),
             last_body: String::from_utf8_lossy(&kept.last_body).into_owned(),
+            models: None,
         }
     }
 
@@ -177,7 +198,7 @@ impl Counters {
 }
 
 /// Takes a head apart that was understood before.
-fn headers(head: &[u8]) -> Vec<(String, String)> {
+pub(crate) fn headers(head: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(head);
     let lines = text.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
     lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()

@@ -1,4 +1,5 @@
-//! Owns the course of a stream: events in their order, with the faults that concern events.
+//! Owns the course of a stream: events in their order, with the faults that concern events, and
+//! how an event is framed.
 //!
 //! Must never know what an event says; a [`Format`] does.
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 use crate::errors::DIED_IN_STREAM;
 use crate::fault::{Fault, How};
 use crate::generate::{Generation, Step};
+use crate::ids::quoted;
 use crate::life::{End, Life, Watch};
 use crate::wire::{Stop, Wire};
 
@@ -25,6 +27,24 @@ impl Event {
     }
 }
 
+/// How the events of a surface are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// As server-sent events.
+    Events,
+    /// As one JSON object in each line.
+    Lines,
+}
+
+impl Style {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Events => "text/event-stream; charset=utf-8",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+}
+
 /// What the events of one surface say.
 pub(crate) trait Format: Send {
     /// The events before the first token.
@@ -35,6 +55,10 @@ pub(crate) trait Format: Send {
     fn closing(&mut self) -> Vec<Event>;
     /// Whether the stream ends in `[DONE]`.
     fn has_done(&self) -> bool;
+    /// How its events are framed.
+    fn style(&self) -> Style {
+        Style::Events
+    }
 }
 
 /// Sends a whole stream.
@@ -45,7 +69,7 @@ pub(crate) async fn send(
     format: &mut dyn Format,
     answers: &[Generation],
 ) -> Result<(), Stop> {
-    match Stream::new(wire, fault, life).run(format, answers).await {
+    match Stream::new(wire, fault, life, &*format).run(format, answers).await {
         Err(Stop::Ended) => Ok(()),
         other => other,
     }
@@ -69,18 +93,19 @@ struct Stream<'a> {
     /// Events so far, the waiting ones included.
     count: u64,
     has_done: bool,
+    style: Style,
 }
 
 impl<'a> Stream<'a> {
-    fn new(wire: &'a mut Wire, fault: &'a Fault, life: &'a Life) -> Self {
+    fn new(wire: &'a mut Wire, fault: &'a Fault, life: &'a Life, format: &dyn Format) -> Self {
         let (watch, pending) = (life.watch(), Vec::with_capacity(512));
-        Self { wire, fault, life, watch, pending, waiting: 0, count: 0, has_done: true }
+        let (has_done, style) = (format.has_done(), format.style());
+        Self { wire, fault, life, watch, pending, waiting: 0, count: 0, has_done, style }
     }
 
     async fn run(&mut self, format: &mut dyn Format, answers: &[Generation]) -> Result<(), Stop> {
         let kind = self.fault.content_type.as_deref();
-        self.wire.stream_head(kind.unwrap_or("text/event-stream; charset=utf-8")).await?;
-        self.has_done = format.has_done();
+        self.wire.stream_head(kind.unwrap_or(self.style.content_type())).await?;
         if self.fault.empty_stream == Some(true) {
             return self.wire.end_stream().await;
         }
@@ -178,11 +203,20 @@ impl<'a> Stream<'a> {
             return self.break_off(end).await;
         }
         if self.fault.malformed_after_events == now {
-            self.write(&Event::data("{\"id\":\"chatcmpl-".to_owned()));
+            let torn = match self.style {
+                Style::Events => "{\"id\":\"chatcmpl-",
+                Style::Lines => "{\"model\":\"tiny",
+            };
+            self.write(&Event::data(torn.to_owned()));
             self.flush().await?;
         }
         if self.fault.error_after_events == now {
             return self.break_off(End::Dead).await;
+        }
+        if self.fault.end_after_events == now {
+            self.flush().await?;
+            self.wire.end_stream().await?;
+            return Err(Stop::Ended);
         }
         Ok(())
     }
@@ -202,7 +236,11 @@ impl<'a> Stream<'a> {
     /// Does what the engine's end demands: an error and a clean end, or silence.
     async fn break_off(&mut self, end: End) -> Result<(), Stop> {
         if end == End::Dead {
-            self.write(&Event::data(DIED_IN_STREAM.to_owned()));
+            let died = match self.style {
+                Style::Events => DIED_IN_STREAM.to_owned(),
+                Style::Lines => format!("{{\"error\":{}}}", quoted(self.fault.error_text())),
+            };
+            self.write(&Event::data(died));
             if self.has_done {
                 self.flush().await?; // two writes, as the real one has it
                 self.write(&Event::data("[DONE]".to_owned()));
@@ -224,6 +262,11 @@ impl<'a> Stream<'a> {
     fn write(&mut self, event: &Event) {
         let end: &[u8] = if self.fault.crlf == Some(true) { b"\r\n" } else { b"\n" };
         let out = &mut self.pending;
+        if self.style == Style::Lines {
+            out.extend_from_slice(event.data.as_bytes());
+            out.extend_from_slice(end);
+            return;
+        }
         if self.fault.comments == Some(true) && self.count > 0 {
             out.extend_from_slice(b": ping");
             out.extend_from_slice(end);

@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::fault::{Fault, Framing, How};
-use crate::head::{head_start, push_header};
+use crate::head::{Face, head_start, push_header};
 
 /// How long a connection that was ended on purpose is kept, so that its last bytes are read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -71,6 +71,7 @@ impl Reply {
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: Arc<TcpStream>,
+    face: Face,
     /// Bytes of the present answer that were written, head included.
     sent: u64,
     cut_at: Option<u64>,
@@ -94,9 +95,10 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Wraps a connected socket.
-    pub(crate) fn new(stream: Arc<TcpStream>) -> Self {
+    pub(crate) fn new(stream: Arc<TcpStream>, face: Face) -> Self {
         Self {
             stream,
+            face,
             sent: 0,
             cut_at: None,
             how: How::Fin,
@@ -144,7 +146,7 @@ impl Wire {
             Some(Framing::Chunked) if self.old_client => Some(Framing::Close),
             other => other,
         };
-        let mut head = head_start(reply.status);
+        let mut head = head_start(reply.status, self.face);
         for (name, value) in &reply.extra {
             push_header(&mut head, name, value);
         }
@@ -154,7 +156,7 @@ impl Wire {
         if let Some(kind) = &reply.content_type {
             push_header(&mut head, "content-type", kind);
         }
-        if reply.vary {
+        if reply.vary && self.face == Face::Vllm {
             push_header(&mut head, "vary", "Origin");
         }
         match framing {
@@ -181,9 +183,11 @@ impl Wire {
 
     /// Writes the head of a stream.
     pub(crate) async fn stream_head(&mut self, content_type: &str) -> Result<(), Stop> {
-        let mut head = head_start(200);
+        let mut head = head_start(200, self.face);
         push_header(&mut head, "content-type", content_type);
-        push_header(&mut head, "vary", "Origin");
+        if self.face == Face::Vllm {
+            push_header(&mut head, "vary", "Origin");
+        }
         self.chunked = !self.old_client && self.framing != Some(Framing::Close);
         if self.chunked {
             push_header(&mut head, "transfer-encoding", "chunked");

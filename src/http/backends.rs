@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use chat_proxy_actors::gpu_arbiter::messages::{Activate, Deactivate, GetStatus, Outcome, Status};
+use chat_proxy_actors::ollama::messages::{GetOllama, OllamaStatus};
 use chat_proxy_actors::vllm_supervisor::messages::{EngineStatus, GetEngine};
 use chat_proxy_core::engine::Launch;
+use chat_proxy_core::gpu::Side;
 use chat_proxy_core::gpu::scheduler::Stopping;
 use chat_proxy_core::registry::Placement;
 use chat_proxy_core::{ApiError, Code};
@@ -32,8 +34,17 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
         let engines = state.directory.port(|book| book.vllm.clone());
         backends.push(supervised(&ask(&engines, || GetEngine).await?, &gpu));
     }
+    let askers = state.directory.port(|book| book.ollama.clone());
+    let ollamas = ask(&askers, || GetOllama).await?;
+    let loaded: Vec<&String> = ollamas.iter().flat_map(|ollama| &ollama.loaded).collect();
+    let resident = match &gpu.model {
+        _ if !matches!(gpu.state, "ready" | "draining") => Value::Null,
+        // It has the GPU, with whatever it has loaded: perhaps nothing yet.
+        Some(_) if gpu.ollama => loaded.first().map_or(json!("ollama"), |name| json!(name)),
+        model => json!(model),
+    };
+    backends.extend(ollamas.iter().map(|ollama| ollama_line(ollama, &gpu, state)));
     backends.extend(external(state));
-    let resident = gpu.model.as_ref().filter(|_| matches!(gpu.state, "ready" | "draining"));
     Ok(json!({"backends": backends, "resident": resident, "queue": gpu.queue}))
 }
 
@@ -48,8 +59,29 @@ fn supervised(engine: &EngineStatus, gpu: &Status) -> Value {
         "name": "vllm", "kind": "vllm", "state": engine.state, "model": engine.model,
         "pid": engine.pid, "port": engine.port, "since": engine.since,
         "restarts": engine.restarts, "last_error": engine.last_error,
-        "in_flight": gpu.in_flight, "queue_depth": gpu.queue.len(), "log": engine.log,
+        "in_flight": if gpu.ollama { 0 } else { gpu.in_flight },
+        "queue_depth": gpu.queue.iter().filter(|waiter| !waiter.ollama).count(), "log": engine.log,
         "in_crash_loop": engine.in_crash_loop,
+    })
+}
+
+/// An Ollama, with what it has loaded.
+fn ollama_line(ollama: &OllamaStatus, gpu: &Status, state: &AppState) -> Value {
+    let view = state.registry.load();
+    let of_it = view.snapshot.entries().iter().enumerate().filter(|(position, _)| {
+        matches!(view.snapshot.placement(*position), Placement::Ollama(model)
+            if model.server.origin() == ollama.base)
+    });
+    let in_flight: i64 = of_it
+        .map(|(_, entry)| state.metrics.in_flight.with_label_values(&[entry.name.as_str()]).get())
+        .sum();
+    let queued = gpu.queue.iter().filter(|waiter| waiter.ollama && ollama.shares_gpu).count();
+    json!({
+        "name": "ollama", "kind": "ollama", "state": ollama.state,
+        "model": ollama.loaded.first(), "models": ollama.loaded, "pid": null,
+        "port": ollama.port, "since": null, "restarts": 0,
+        "last_error": ollama.last_error, "in_flight": in_flight, "queue_depth": queued,
+        "address": ollama.base, "shares_gpu": ollama.shares_gpu, "installed": ollama.installed,
     })
 }
 
@@ -135,7 +167,8 @@ async fn give_order(
     let until = Instant::now() + ANSWER;
     loop {
         let (reply, outcome) = oneshot::channel();
-        let order = Activate { ticket: state.ledger.ticket(), launch: launch.clone(), reply };
+        let tenant = launch.clone().into();
+        let order = Activate { ticket: state.ledger.ticket(), tenant, reply };
         match arbiter.tell(order) {
             Ok(()) => return Ok(outcome),
             Err(_) if Instant::now() < until => tokio::time::sleep(LOOK).await,
@@ -188,15 +221,21 @@ async fn try_deactivate(
     management::admin(request)?;
     let order: DeactivateOrder = management::order(request, payload, state).await?;
     let arbiter = state.directory.port(|book| book.arbiter.clone());
-    let met = ask(&arbiter, || Deactivate { force: order.force }).await?;
-    Ok(match met {
+    let force = order.force;
+    let met = ask(&arbiter, || Deactivate { side: Side::Vllm, force }).await?;
+    Ok(stopping(met, force))
+}
+
+/// What an order to stop met.
+pub(super) fn stopping(met: Stopping, force: bool) -> HttpResponse {
+    match met {
         Stopping::Idle => HttpResponse::Ok().json(json!({"status": "idle"})),
         Stopping::Now(model) => {
-            HttpResponse::Accepted().json(json!({"status": "stopping", "model": model}))
+            HttpResponse::Accepted().json(json!({"status": "stopping", "model": model.to_string()}))
         }
         Stopping::WaitsFor(model, in_flight) => HttpResponse::Accepted().json(json!({
-            "status": if order.force { "stopping" } else { "draining" },
-            "model": model, "waits_for": {"in_flight": in_flight},
+            "status": if force { "stopping" } else { "draining" },
+            "model": model.to_string(), "waits_for": {"in_flight": in_flight},
         })),
-    })
+    }
 }

@@ -39,14 +39,24 @@ impl Budget {
         Err(full())
     }
 
-    fn share(&self) -> Share {
+    pub(super) fn share(&self) -> Share {
         Share { budget: self.clone(), bytes: 0 }
     }
 }
 
 impl Share {
+    /// Whether so much more could be taken.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), ApiError> {
+        self.budget.has_room_for(bytes)
+    }
+
+    /// Nothing is held in memory any more.
+    pub(super) fn give_back(&mut self) {
+        self.budget.used.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+
     /// Takes more, or refuses.
-    fn grow(&mut self, bytes: u64) -> Result<(), ApiError> {
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), ApiError> {
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         if before + bytes <= self.budget.max {
@@ -63,7 +73,7 @@ fn full() -> ApiError {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.give_back();
     }
 }
 
@@ -91,21 +101,15 @@ pub(super) async fn read(
     stall: Option<Duration>,
     budget: &Budget,
 ) -> Result<(Bytes, Share), NoBody> {
-    refuse_encoded(headers)?;
     let mut share = budget.share();
-    let promised = content_length(headers);
+    let promised = promised(headers, max)?;
     if let Some(length) = promised {
-        if length > max {
-            return Err(too_large(length, max).into());
-        }
-        budget.has_room_for(length)?;
+        share.room_for(length)?;
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = next(payload, stall).await? {
         let length = (body.len() + chunk.len()) as u64;
-        if length > max {
-            return Err(too_large(length, max).into());
-        }
+        within(length, max)?;
         share.grow(chunk.len() as u64)?;
         if body.is_empty() && promised == Some(length) {
             return Ok((chunk, share)); // the usual case: one piece, nothing copied
@@ -115,7 +119,24 @@ pub(super) async fn read(
     Ok((body.freeze(), share))
 }
 
-async fn next(payload: &mut Payload, stall: Option<Duration>) -> Result<Option<Bytes>, NoBody> {
+/// The length that a head promises, if it can be taken.
+pub(super) fn promised(headers: &HeaderMap, max: u64) -> Result<Option<u64>, ApiError> {
+    refuse_encoded(headers)?;
+    let length = content_length(headers);
+    within(length.unwrap_or(0), max)?;
+    Ok(length)
+}
+
+/// Refuses what is too much.
+pub(super) fn within(length: u64, max: u64) -> Result<(), ApiError> {
+    if length > max { Err(too_large(length, max)) } else { Ok(()) }
+}
+
+/// The next piece of a body; `stall`: how long it is waited for.
+pub(super) async fn next(
+    payload: &mut Payload,
+    stall: Option<Duration>,
+) -> Result<Option<Bytes>, NoBody> {
     let next = payload.next();
     let chunk = match stall {
         None => next.await,

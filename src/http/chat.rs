@@ -1,10 +1,19 @@
-//! `POST /v1/chat/completions`.
+//! `POST /v1/chat/completions`, and what every request for a model goes through once its body is
+//! there.
+//!
+//! Owns: the request's story from its arrival, handing it to the thread's forwarder, and the answer
+//! as a response. Must never do: look into the body.
+
+use std::any::Any;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
-use chat_proxy_actors::forwarder::{Answer, Forward, RequestMeta, StreamAnswer, WholeAnswer};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use chat_proxy_actors::forwarder::{
+    Answer, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
+};
 use chat_proxy_actors::transcript::Transcript;
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
@@ -26,51 +35,92 @@ pub(super) async fn completions(
     mut payload: web::Payload,
     state: web::Data<AppState>,
 ) -> HttpResponse {
-    let identity = request.extensions().get::<Identity>().cloned().unwrap_or_default();
-    let running = state.life.enter();
-    let (audience, client) = (state.audience.clone(), identity.client.clone());
-    let mut transcript =
-        Transcript::begin(audience, identity.request_id.clone(), client, request.path());
-    let limits = &state.settings.limits;
+    let arrival = Arrival::of(&request, &state, Dialect::Chat);
+    let max = state.settings.limits.max_body_bytes;
     let stall = state.settings.server.client_header_timeout_s.limit();
-    let headers = request.headers();
-    let max = limits.max_body_bytes;
-    let read = tokio::select! {
-        biased;
-        read = body::read(&mut payload, headers, max, stall, &state.budget) => read,
-        () = state.life.until_cut() => Err(NoBody::Refused(ApiError::new(
-            Code::Draining,
-            "the proxy is shutting down and did not wait for the rest of this request",
-        ))),
-    };
-    let (body, share) = match read {
-        Ok(read) => read,
-        Err(NoBody::Refused(error)) => {
-            transcript.failed(&error);
-            return error::respond(&error);
+    let reading = body::read(&mut payload, request.headers(), max, stall, &state.budget);
+    match arrival.read(&state, reading).await {
+        Ok((arrival, (body, share))) => {
+            arrival.forward(&state, RequestBody::Chat(body), Box::new(share)).await
         }
-        Err(NoBody::Gone) => {
-            transcript.cancelled();
-            return HttpResponse::BadRequest().finish(); // nobody is there to read it
+        Err(refused) => refused,
+    }
+}
+
+/// A request for a model that has just arrived.
+pub(super) struct Arrival {
+    dialect: Dialect,
+    meta: RequestMeta,
+    transcript: Transcript,
+    running: Running,
+}
+
+impl Arrival {
+    pub(super) fn of(request: &HttpRequest, state: &AppState, dialect: Dialect) -> Self {
+        let identity = request.extensions().get::<Identity>().cloned().unwrap_or_default();
+        let running = state.life.enter();
+        let audience = state.audience.clone();
+        let meta = meta(request, &identity);
+        let Identity { request_id, client, .. } = identity;
+        let transcript = Transcript::begin(audience, request_id, client, dialect.path());
+        Arrival { dialect, meta, transcript, running }
+    }
+
+    /// Waits for the body; what cannot be taken is answered here.
+    pub(super) async fn read<T>(
+        mut self,
+        state: &AppState,
+        reading: impl Future<Output = Result<T, NoBody>>,
+    ) -> Result<(Self, T), HttpResponse> {
+        let read = tokio::select! {
+            biased;
+            read = reading => read,
+            () = state.life.until_cut() => Err(NoBody::Refused(ApiError::new(
+                Code::Draining,
+                "the proxy is shutting down and did not wait for the rest of this request",
+            ))),
+        };
+        match read {
+            Ok(read) => Ok((self, read)),
+            Err(NoBody::Refused(error)) => {
+                self.transcript.failed(&error);
+                Err(error::respond_in(self.dialect, &error))
+            }
+            Err(NoBody::Gone) => {
+                self.transcript.cancelled();
+                Err(HttpResponse::BadRequest().finish()) // nobody is there to read it
+            }
         }
-    };
-    let (reply, answer) = oneshot::channel();
-    state.forwarders.local().do_send(Forward {
-        body,
-        share: Box::new(share),
-        meta: meta(&request, &identity),
-        transcript,
-        running: Box::new(state.life.enter()),
-        reply,
-        span: tracing::Span::current(),
-    });
-    match answer.await.map(SendWrapper::take) {
-        Ok(Answer::Whole(answer)) => whole(answer, running),
-        Ok(Answer::Stream(answer)) => streamed(answer, running),
-        Ok(Answer::Refused(refusal)) => error::respond(&refusal),
-        // The request's task died; its transcript has told the log.
-        Err(_) => {
-            error::respond(&ApiError::new(Code::Internal, "the proxy failed on this request"))
+    }
+
+    /// Hands the request to the thread's forwarder and waits for its answer. `share`: held until
+    /// the backend has the body.
+    pub(super) async fn forward(
+        self,
+        state: &AppState,
+        body: RequestBody,
+        share: Box<dyn Any + Send>,
+    ) -> HttpResponse {
+        let Arrival { dialect, meta, transcript, running } = self;
+        let (reply, answer) = oneshot::channel();
+        state.forwarders.local().do_send(Forward {
+            body,
+            share,
+            meta,
+            transcript,
+            running: Box::new(state.life.enter()),
+            reply,
+            span: tracing::Span::current(),
+        });
+        match answer.await.map(SendWrapper::take) {
+            Ok(Answer::Whole(answer)) => whole(answer, running),
+            Ok(Answer::Stream(answer)) => streamed(answer, dialect, running),
+            Ok(Answer::Refused(refusal)) => error::respond_in(dialect, &refusal),
+            // The request's task died; its transcript has told the log.
+            Err(_) => {
+                let error = ApiError::new(Code::Internal, "the proxy failed on this request");
+                error::respond_in(dialect, &error)
+            }
         }
     }
 }
@@ -94,7 +144,7 @@ fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
     if !answer.content_type.is_empty() {
         builder.content_type(answer.content_type);
     }
-    name_model(&mut builder, &answer.model);
+    label(&mut builder, &answer.labels);
     // A small answer leaves with its head in one piece, before anything could ask for it.
     if answer.body.len() <= stream::PIECE {
         return builder.body(answer.body);
@@ -102,19 +152,25 @@ fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
     builder.body(WholeBody::new(answer.body, running))
 }
 
-fn streamed(answer: StreamAnswer, running: Running) -> HttpResponse {
+fn streamed(answer: StreamAnswer, dialect: Dialect, running: Running) -> HttpResponse {
     let mut builder = HttpResponse::Ok();
     builder
         .content_type("text/event-stream")
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .insert_header(("x-accel-buffering", "no"));
-    name_model(&mut builder, &answer.model);
-    builder.body(StreamBody::new(answer.frames, running))
+    label(&mut builder, &answer.labels);
+    builder.body(StreamBody::new(answer.frames, dialect, running))
 }
 
 /// Names may hold any character; those that no header can carry go without it.
-fn name_model(builder: &mut actix_web::HttpResponseBuilder, model: &str) {
-    if let Ok(value) = HeaderValue::from_bytes(model.as_bytes()) {
-        builder.insert_header(("x-imageworks-model", value));
+fn label(builder: &mut HttpResponseBuilder, labels: &Labels) {
+    let mut say = |name: &'static str, text: &str| {
+        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+            builder.insert_header((HeaderName::from_static(name), value));
+        }
+    };
+    say("x-imageworks-model", &labels.model);
+    if let Some(policy) = &labels.policy {
+        say("x-imageworks-policy", policy);
     }
 }

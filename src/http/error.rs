@@ -4,16 +4,22 @@ use actix_web::HttpResponse;
 use actix_web::http::{StatusCode, header};
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::relay::Dialect;
 
 /// The error as a response, with the headers that steer a client's retries.
 pub(super) fn respond(error: &ApiError) -> HttpResponse {
+    respond_in(Dialect::Chat, error)
+}
+
+/// The same, as clients of a dialect read it.
+pub(super) fn respond_in(dialect: Dialect, error: &ApiError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut builder = HttpResponse::build(status);
     advise(&mut builder, &error.retry);
     if status == StatusCode::UNAUTHORIZED {
         builder.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
     }
-    builder.content_type("application/json").body(error.body().to_string())
+    builder.content_type("application/json").body(dialect.error_body(error))
 }
 
 /// Retry advice as headers.

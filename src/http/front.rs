@@ -6,14 +6,15 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpResponse, web};
 use chat_proxy_actors::transcript::Transcript;
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
 
+use super::error;
 use super::guard::{Passed, is_preflight};
 use super::state::AppState;
-use super::{chat, error};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -46,7 +47,8 @@ pub(crate) async fn front<B: MessageBody + 'static>(
     let mut response = match passed {
         Err(refusal) => {
             record_refusal(&request, &request_id, &refusal);
-            early(request, error::respond(&refusal))
+            let dialect = Dialect::of(request.path()).unwrap_or(Dialect::Chat);
+            early(request, error::respond_in(dialect, &refusal))
         }
         Ok(_) if is_preflight(request.method(), request.headers()) => early(request, preflight()),
         Ok(passed) => {
@@ -65,7 +67,9 @@ pub(crate) async fn front<B: MessageBody + 'static>(
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("x-request-id, x-imageworks-model, retry-after"),
+            HeaderValue::from_static(
+                "x-request-id, x-imageworks-model, x-imageworks-policy, retry-after",
+            ),
         );
     }
     Ok(response)
@@ -75,12 +79,13 @@ fn listed_origin(request: &ServiceRequest) -> Option<String> {
     request.app_data::<web::Data<AppState>>()?.guard.listed_origin(request.headers())
 }
 
-/// A chat request that is refused here gets its line in the request log all the same.
+/// A request for a model that is refused here gets its line in the request log all the same.
 fn record_refusal(request: &ServiceRequest, request_id: &str, refusal: &ApiError) {
     let Some(state) = request.app_data::<web::Data<AppState>>() else { return };
-    if request.path() == chat::PATH {
+    if let Some(dialect) = Dialect::of(request.path()) {
         let (audience, client) = (state.audience.clone(), address(request));
-        Transcript::begin(audience, request_id.to_owned(), client, chat::PATH).failed(refusal);
+        let path = dialect.path();
+        Transcript::begin(audience, request_id.to_owned(), client, path).failed(refusal);
     }
 }
 

@@ -15,6 +15,8 @@ mod logs;
 mod management;
 mod metrics;
 mod models;
+mod ollama;
+mod relay;
 mod state;
 mod stream;
 
@@ -37,6 +39,7 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
         config
             .app_data(state)
             .service(resource(chat::PATH, Method::POST, web::post().to(chat::completions)))
+            .configure(relay::routes)
             .service(resource("/metrics", Method::GET, web::get().to(metrics::prometheus)))
             .service(resource("/v1/metrics", Method::GET, web::get().to(metrics::summary)))
             .service(resource("/v1/backends", Method::GET, web::get().to(backends::list)))
@@ -49,6 +52,16 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 "/v1/backends/vllm/deactivate",
                 Method::POST,
                 web::post().to(backends::deactivate),
+            ))
+            .service(resource(
+                "/v1/backends/ollama/load",
+                Method::POST,
+                web::post().to(ollama::load),
+            ))
+            .service(resource(
+                "/v1/backends/ollama/unload",
+                Method::POST,
+                web::post().to(ollama::unload),
             ))
             .service(resource(
                 "/v1/logs/backends/{model:.+}",

@@ -1,5 +1,6 @@
 //! What every handler can reach.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use chat_proxy_core::{ApiError, Code};
 use super::body::Budget;
 use super::guard::Guard;
 use crate::life::Life;
+use crate::settings;
 use crate::wiring::House;
 
 /// An actor answers within this, or something is wrong with it.
@@ -35,6 +37,8 @@ pub(crate) struct AppState {
     pub(super) audience: Audience,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
+    /// Where large bodies wait.
+    pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
 }
 
@@ -51,6 +55,7 @@ impl AppState {
             audience: house.audience.clone(),
             life,
             budget,
+            spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
         }
     }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use chat_proxy_actors::forwarder::channel::{Received, Receiver};
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 
 use crate::life::Running;
@@ -18,13 +19,14 @@ use crate::life::Running;
 pub(super) struct StreamBody {
     /// `None` once the end has been seen.
     frames: Option<Receiver>,
+    dialect: Dialect,
     /// Counts the response as running until it has been written.
     _running: Running,
 }
 
 impl StreamBody {
-    pub(super) fn new(frames: Receiver, running: Running) -> Self {
-        StreamBody { frames: Some(frames), _running: running }
+    pub(super) fn new(frames: Receiver, dialect: Dialect, running: Running) -> Self {
+        StreamBody { frames: Some(frames), dialect, _running: running }
     }
 }
 
@@ -51,7 +53,7 @@ impl MessageBody for StreamBody {
             Received::Died => {
                 self.frames = None;
                 let message = "the proxy failed while it streamed this answer";
-                let event = ApiError::new(Code::Internal, message).event();
+                let event = self.dialect.error_event(&ApiError::new(Code::Internal, message));
                 Poll::Ready(Some(Ok(Bytes::from(event))))
             }
         }

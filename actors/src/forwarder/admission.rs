@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_proxy_core::engine::Launch;
+use chat_proxy_core::gpu::Tenant;
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
@@ -35,7 +35,7 @@ const MAX_DEATHS: u32 = 3;
 
 /// What is asked for.
 pub(super) struct Wanted<'a> {
-    pub(super) launch: &'a Arc<Launch>,
+    pub(super) tenant: &'a Tenant,
     /// Streaming clients are told that they wait.
     pub(super) stream: bool,
     /// The start that had granted a turn and then did not answer.
@@ -129,7 +129,7 @@ impl Wait {
         let (ticket, progress) = (shared.turns.ledger.ticket(), Arc::new(Progress::default()));
         let asked = shared.turns.admit.tell(Admit {
             ticket,
-            launch: wanted.launch.clone(),
+            tenant: wanted.tenant.clone(),
             arrived: clock::at(transcript.arrived()),
             refused_by: wanted.refused_by,
             progress: progress.clone(),
@@ -166,8 +166,7 @@ impl Wait {
     }
 
     fn heartbeat(&self, reply: &mut Reply, transcript: &mut Transcript) {
-        let model = transcript.record().model_logical.clone().unwrap_or_default();
-        reply.begin_stream(&model, transcript);
+        reply.begin_stream(transcript);
         let (position, stage) = self.progress.get();
         let text = format!(": waiting (position {position}, {})\n\n", stage.as_str());
         reply.data(Bytes::from(text));
@@ -184,18 +183,18 @@ impl Drop for Wait {
 }
 
 /// When a waiting client hears from us.
-struct Heart {
+pub(super) struct Heart {
     every: Option<Duration>,
     next: Pin<Box<Sleep>>,
 }
 
 impl Heart {
-    fn new(every: Option<Duration>) -> Self {
+    pub(super) fn new(every: Option<Duration>) -> Self {
         let first = Instant::now() + every.unwrap_or_default();
         Heart { every, next: Box::pin(sleep_until(first)) }
     }
 
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         let Some(every) = self.every else { return Poll::Pending };
         std::task::ready!(self.next.as_mut().poll(cx));
         self.next.as_mut().reset(Instant::now() + every);

@@ -50,7 +50,8 @@ pub(super) struct Deadlines {
 const FAR: Duration = Duration::from_secs(86_400 * 365);
 
 impl Deadlines {
-    pub(super) fn start(settings: &ForwardSettings) -> Self {
+    /// `head`: until the head comes.
+    pub(super) fn start(settings: &ForwardSettings, head: Option<Duration>) -> Self {
         let now = Instant::now();
         let heartbeat = settings.heartbeat.limit();
         let mut deadlines = Deadlines {
@@ -60,7 +61,7 @@ impl Deadlines {
             last_activity: now,
             next_heartbeat: heartbeat.map(|every| now + every),
             heartbeat,
-            head: settings.head_timeout.limit(),
+            head,
             first_token: settings.first_token_timeout.limit(),
             idle: settings.idle_timeout.limit(),
         };
@@ -147,6 +148,9 @@ mod tests {
             first_token_timeout: Millis(60_000),
             idle_timeout: Millis(5_000),
             unary_timeout: Millis(0),
+            ollama_load_timeout: None,
+            autostart: std::sync::Arc::default(),
+            images: crate::forwarder::ImageRules { fetch: false, private: false, max_bytes: 0 },
         }
     }
 
@@ -166,7 +170,7 @@ mod tests {
     #[actix_rt::test]
     async fn heartbeats_come_until_the_head_is_too_late() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings());
+        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
         for at in [10_000, 20_000] {
             let (when, what) = due(&mut deadlines).await;
             assert_eq!((when, message(what).as_str()), (at, "heartbeat"));
@@ -179,7 +183,7 @@ mod tests {
     #[actix_rt::test]
     async fn the_first_content_has_its_own_limit_and_data_ends_the_heartbeats() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings());
+        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
         deadlines.head_came();
         deadlines.data_came();
         let (when, what) = due(&mut deadlines).await;
@@ -190,7 +194,7 @@ mod tests {
     #[actix_rt::test]
     async fn silence_counts_from_the_last_chunk() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings());
+        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
         deadlines.head_came();
         deadlines.data_came();
         deadlines.activity(true);
@@ -211,7 +215,7 @@ mod tests {
             idle_timeout: Millis(0),
             ..settings()
         };
-        let mut deadlines = Deadlines::start(&none);
+        let mut deadlines = Deadlines::start(&none, None);
         let waited = tokio::time::timeout(Duration::from_secs(86_400), due(&mut deadlines)).await;
         assert!(waited.is_err());
     }

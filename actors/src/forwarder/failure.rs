@@ -7,7 +7,7 @@ use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::{Retry, passthrough_retry};
 use chat_proxy_core::{ApiError, Code};
 
-use super::messages::WholeAnswer;
+use super::messages::{Labels, WholeAnswer};
 use super::reply::Reply;
 use super::upstream::Head;
 use crate::transcript::Transcript;
@@ -35,13 +35,7 @@ pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bo
 }
 
 /// Passes on a backend's 4xx with its status and message, and its 5xx as `err_backend_error`.
-pub(super) fn pass_error(
-    reply: Reply,
-    head: &Head,
-    body: Bytes,
-    model: &str,
-    transcript: &mut Transcript,
-) {
+pub(super) fn pass_error(reply: Reply, head: &Head, body: Bytes, transcript: &mut Transcript) {
     let status = head.status.as_u16();
     let mut error = rules::server_error(status, &body);
     if let Some(text) = &head.retry_after {
@@ -51,7 +45,11 @@ pub(super) fn pass_error(
         return reply.refuse(error, transcript);
     }
     if reply.is_streaming() {
-        return reply.end_with(rules::client_error_event(status, &body), &error, transcript);
+        let event = match reply.dialect() {
+            dialect if dialect.has_choices() => rules::client_error_event(status, &body),
+            dialect => dialect.error_event(&error),
+        };
+        return reply.end_with(event, &error, transcript);
     }
     transcript.failed(&error);
     let (content_type, body) = match rules::reshape_client_error(status, &body) {
@@ -64,7 +62,7 @@ pub(super) fn pass_error(
         retry_after: head.retry_after.clone(),
         retry: passthrough_retry(status),
         body,
-        model: model.to_owned(),
+        labels: Labels::default(),
     };
     reply.whole(answer, transcript);
 }

@@ -6,13 +6,15 @@ use actix::Message;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::relay::{Dialect, Found};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
 use super::channel::Receiver;
+use crate::spool::Spooled;
 use crate::transcript::Transcript;
 
-/// A chat request, its body read whole.
+/// A request, its body read whole.
 ///
 /// `reply` gets exactly one [`Answer`]; when its other end is dropped, the client has gone and the
 /// request ends, wherever it is.
@@ -20,7 +22,7 @@ use crate::transcript::Transcript;
 #[rtype(result = "()")]
 pub struct Forward {
     /// The client's body.
-    pub body: Bytes,
+    pub body: RequestBody,
     /// Held until the backend has the body: the share of the memory for waiting bodies.
     pub share: Box<dyn Any + Send>,
     /// What goes upstream of the client's head.
@@ -33,6 +35,52 @@ pub struct Forward {
     pub reply: oneshot::Sender<SendWrapper<Answer>>,
     /// The request's span; tasks do not inherit it.
     pub span: tracing::Span,
+}
+
+/// What a client sent.
+#[derive(Debug, Clone)]
+pub enum RequestBody {
+    /// A chat request.
+    Chat(Bytes),
+    /// A request that is passed on.
+    Relay {
+        /// Which endpoint it came to.
+        dialect: Dialect,
+        /// What was found in it.
+        found: Found,
+        /// Its content type.
+        content_type: String,
+        /// The body.
+        content: Content,
+    },
+}
+
+impl RequestBody {
+    /// How it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            RequestBody::Chat(_) => Dialect::Chat,
+            RequestBody::Relay { dialect, .. } => *dialect,
+        }
+    }
+}
+
+/// A body, wherever it waits.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In memory.
+    Memory(Bytes),
+    /// On the disk.
+    Disk(Spooled),
+}
+
+/// What is said of an answer in its head.
+#[derive(Debug, Clone, Default)]
+pub struct Labels {
+    /// The logical name of the model, for `x-imageworks-model`.
+    pub model: String,
+    /// What was changed or lost on the way, for `x-imageworks-policy`.
+    pub policy: Option<String>,
 }
 
 /// The parts of the client's request head that go upstream (SPEC 6.3).
@@ -68,14 +116,14 @@ pub struct WholeAnswer {
     pub retry: Retry,
     /// The body.
     pub body: Bytes,
-    /// The logical name of the model, for `x-imageworks-model`.
-    pub model: String,
+    /// What its head says.
+    pub labels: Labels,
 }
 
 /// A stream: its head is 200 and `text/event-stream`.
 pub struct StreamAnswer {
     /// What to write.
     pub frames: Receiver,
-    /// The logical name of the model, for `x-imageworks-model`.
-    pub model: String,
+    /// What its head says.
+    pub labels: Labels,
 }

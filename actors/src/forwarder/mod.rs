@@ -1,4 +1,4 @@
-//! `ForwarderActor`: takes chat requests to their backends and streams the answers back.
+//! `ForwarderActor`: takes requests to their backends and streams the answers back.
 //!
 //! Owns: its HTTP worker thread's backend clients. Accepts: [`Forward`] (answered at once; the
 //! outcome goes to the request's own reply channel). Emits: one log record per request. One actor
@@ -9,15 +9,18 @@
 //! that a defect in one stream ends that stream only.
 
 mod admission;
+mod autostart;
 mod body;
 mod cargo;
+mod chain;
 pub mod channel;
-mod client;
 mod cut;
 mod deadlines;
 mod failure;
-mod framing;
+mod images;
 mod messages;
+mod ollama;
+mod patience;
 mod prepare;
 mod pump;
 mod reply;
@@ -31,15 +34,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::ids::Generation;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-pub use messages::{Answer, Forward, RequestMeta, StreamAnswer, WholeAnswer};
+pub use images::ImageRules;
+pub use messages::{
+    Answer, Content, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
+};
 
+use crate::autostart::messages::EnsureStarted;
+use crate::client::{Clients, IDLE_CONNECTION};
 use crate::gpu_arbiter::messages::{Abandon, Admit};
+use crate::ollama::messages::EnsureLoaded;
 use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
 use crate::registry::RegistryView;
@@ -61,11 +71,18 @@ pub struct ForwardSettings {
     pub idle_timeout: Millis,
     /// Not streamed: until the whole answer.
     pub unary_timeout: Millis,
+    /// Ollama's loads.
+    pub ollama_load_timeout: Option<Duration>,
+    /// Which services are started for whom.
+    pub autostart: Arc<Plan>,
+    /// What of remote images is fetched.
+    pub images: ImageRules,
 }
 
 impl ForwardSettings {
     /// The part of the settings that forwarders need.
-    pub fn of(settings: &Settings) -> Self {
+    pub fn of(settings: &Settings, autostart: Arc<Plan>) -> Self {
+        let limits = &settings.limits;
         ForwardSettings {
             default_model: settings.server.default_model.clone(),
             heartbeat: settings.server.heartbeat_ms,
@@ -73,6 +90,13 @@ impl ForwardSettings {
             first_token_timeout: settings.timeouts.first_token_timeout_ms,
             idle_timeout: settings.timeouts.stream_idle_timeout_ms,
             unary_timeout: settings.timeouts.unary_timeout_ms,
+            ollama_load_timeout: settings.ollama.ollama_load_timeout_s.limit(),
+            autostart,
+            images: ImageRules {
+                fetch: limits.fetch_remote_images,
+                private: limits.fetch_remote_images_private,
+                max_bytes: limits.max_image_bytes,
+            },
         }
     }
 }
@@ -93,6 +117,10 @@ pub struct Turns {
     pub admit: Port<Admit>,
     /// Does not want it any more.
     pub abandon: Port<Abandon>,
+    /// Has Ollama load models.
+    pub ollama: Port<EnsureLoaded>,
+    /// Has services started.
+    pub services: Port<EnsureStarted>,
     /// Tells what an engine died of.
     pub autopsy: Port<Autopsy>,
     /// Numbers the waits.
@@ -197,7 +225,7 @@ struct Shared {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
     turns: Turns,
-    clients: client::Clients,
+    clients: Clients,
     switch: Rc<Switch>,
 }
 
@@ -207,7 +235,7 @@ impl Shared {
             settings: factory.settings.clone(),
             registry: factory.registry.clone(),
             turns: factory.turns.clone(),
-            clients: client::Clients::default(),
+            clients: Clients::default(),
             switch,
         }
     }
@@ -218,8 +246,9 @@ impl Shared {
         let Some(permit) = permit.filter(|_| error.code == Code::BackendUnavailable) else {
             return error;
         };
+        let Some(launch) = permit.tenant.launch() else { return error };
         match self.turns.autopsy.ask(Autopsy(permit.generation), AUTOPSY).await {
-            Ok(Some(cause)) => cause.error(permit.launch.model.as_str()),
+            Ok(Some(cause)) => cause.error(launch.model.as_str()),
             Ok(None) | Err(_) => error,
         }
     }
@@ -237,7 +266,7 @@ impl Actor for ForwarderActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(client::IDLE_CONNECTION, |actor, _| actor.shared.clients.drop_idle());
+        ctx.run_interval(IDLE_CONNECTION, |actor, _| actor.shared.clients.drop_idle());
     }
 }
 

@@ -4,60 +4,102 @@
 //! (SPEC 5: all that can refuse does so before anything costs). Must never do: wait.
 
 use bytes::Bytes;
+use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::registry::Placement;
-use chat_proxy_core::{ApiError, Code};
+use chat_proxy_core::relay::{Dialect, Found};
 
 use super::Shared;
-use super::cargo::{Cargo, Target};
-use super::messages::RequestMeta;
-use super::upstream::Upstream;
+use super::cargo::{Outgoing, Relay};
+use super::messages::RequestBody;
 use crate::transcript::Transcript;
 
 /// What is known of a request before it goes upstream.
 pub(super) struct Prepared {
+    /// How the client speaks.
+    pub(super) dialect: Dialect,
     /// The client wants a stream.
     pub(super) stream: bool,
     /// The client asked for the usage chunk itself.
     pub(super) wants_usage: bool,
     /// The logical name.
     pub(super) model: String,
+    /// The kind of its backend.
+    pub(super) backend: String,
     /// What its backend calls it, by the registry.
     pub(super) served_id: String,
     /// Who answers for it.
     pub(super) placement: Placement,
 }
 
+/// The few things that a request says of itself.
+struct Asked {
+    dialect: Dialect,
+    model: Option<String>,
+    stream: bool,
+    wants_usage: bool,
+}
+
 /// Reads the request and finds its model; the second part is what is to be sent.
 pub(super) fn prepare(
     shared: &Shared,
-    body: Bytes,
+    body: RequestBody,
     transcript: &mut Transcript,
-) -> Result<(Prepared, ChatRequest), ApiError> {
-    let request = ChatRequest::parse(body)?;
-    transcript.record().stream = request.stream();
-    let asked = request.model().or(shared.settings.default_model.as_deref());
-    let asked = asked.ok_or_else(|| {
+) -> Result<(Prepared, Outgoing), ApiError> {
+    let (asked, request) = read(body)?;
+    transcript.record().stream = asked.stream;
+    let name = asked.model.as_deref().or(shared.settings.default_model.as_deref());
+    let name = name.ok_or_else(|| {
         ApiError::invalid("model", "`model` is missing")
             .hint("name a model (GET /v1/models lists them), or set default_model")
     })?;
-    transcript.record().model_requested = Some(asked.chars().take(200).collect());
-    keep_prompt(&request, transcript);
+    transcript.record().model_requested = Some(name.chars().take(200).collect());
+    if let Outgoing::Chat(chat) = &request {
+        keep_prompt(chat, transcript);
+    }
     let view = shared.registry.load();
-    let (entry, placement) = view.snapshot.resolve(asked)?;
+    let (entry, placement) = view.snapshot.resolve(name)?;
     let record = transcript.record();
     record.model_logical = Some(entry.name.clone());
     record.backend = Some(entry.backend.clone());
     record.model_backend_id = Some(entry.served_id().to_owned());
     transcript.priced(entry.pricing);
     let prepared = Prepared {
-        stream: request.stream(),
-        wants_usage: request.wants_usage(),
+        dialect: asked.dialect,
+        stream: asked.stream,
+        wants_usage: asked.wants_usage,
         model: entry.name.clone(),
+        backend: entry.backend.clone(),
         served_id: entry.served_id().to_owned(),
         placement: placement.clone(),
     };
     Ok((prepared, request))
+}
+
+fn read(body: RequestBody) -> Result<(Asked, Outgoing), ApiError> {
+    match body {
+        RequestBody::Chat(bytes) => read_chat(bytes),
+        RequestBody::Relay { dialect, found, content_type, content } => {
+            let asked = Asked {
+                dialect,
+                model: found.model().map(str::to_owned),
+                stream: found.stream,
+                wants_usage: Found::wants_usage(&found),
+            };
+            Ok((asked, Outgoing::Relay(Relay { dialect, found, content_type, content })))
+        }
+    }
+}
+
+fn read_chat(bytes: Bytes) -> Result<(Asked, Outgoing), ApiError> {
+    let chat = ChatRequest::parse(bytes)?;
+    let asked = Asked {
+        dialect: Dialect::Chat,
+        model: chat.model().map(str::to_owned),
+        stream: chat.stream(),
+        wants_usage: chat.wants_usage(),
+    };
+    Ok((asked, Outgoing::Chat(chat)))
 }
 
 fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
@@ -66,31 +108,4 @@ fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
         transcript.record().messages =
             body.and_then(|mut body| body.get_mut("messages").map(serde_json::Value::take));
     }
-}
-
-/// This version does not speak Ollama's own protocol.
-pub(super) fn no_ollama(model: &str) -> ApiError {
-    let message = format!(
-        "{model} is an Ollama model, and this version does not speak Ollama's protocol yet"
-    );
-    ApiError::new(Code::BackendUnavailable, message)
-        .hint("use backend \"openai\" with backend_config.base_url = \"http://127.0.0.1:11434/v1\"")
-}
-
-/// Sends the request. The client's body shall not stay in memory for as long as an answer streams:
-/// it goes when the answer begins.
-pub(super) fn dispatch(
-    shared: &Shared,
-    prepared: &Prepared,
-    target: &Target<'_>,
-    meta: &RequestMeta,
-    cargo: Cargo,
-) -> Result<Upstream, ApiError> {
-    let client = shared.clients.get(target.endpoint).map_err(|error| {
-        // The path is the operator's business, not the client's.
-        tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
-        ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
-            .hint("the proxy's own log says why")
-    })?;
-    Upstream::send(&client, target, "/chat/completions", prepared.stream, meta, cargo)
 }

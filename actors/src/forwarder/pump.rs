@@ -8,16 +8,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress};
+use chat_proxy_core::chat::ollama::NativeStream;
+use chat_proxy_core::chat::stream::Progress;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::{ApiError, Code};
 
-use super::cargo::{Cargo, Target, Unsent};
+use super::cargo::{Target, Unsent};
+use super::chain::{Broken, Chain};
 use super::deadlines::{Deadlines, Due};
-use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply, engine_gone};
-use super::upstream::{Event, Head, Upstream};
-use super::{Shared, failure};
+use super::task::Request;
+use super::upstream::{Event, Head, Returned, Upstream};
+use super::{failure, unary};
+use crate::clock::unix_now;
 use crate::transcript::Transcript;
 
 /// An answer's last bytes may trail its `[DONE]` by this much; then its connection is given up.
@@ -26,6 +29,15 @@ const TRAILING: Duration = Duration::from_millis(250);
 const MAX_STRAY: usize = 1 << 20;
 /// And for as long.
 const STRAY_TIME: Duration = Duration::from_secs(5);
+
+/// In whose words a backend answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// In the client's.
+    Plain,
+    /// In Ollama's.
+    Native,
+}
 
 /// What the loop wakes for.
 enum Wake {
@@ -43,16 +55,17 @@ enum Ending {
     Failed(ApiError),
     /// An error answer of the backend, to be passed on with its own status.
     Error(Head, Bytes),
+    /// An answer in one piece, where a stream was asked for.
+    Piece(Head, Bytes),
     /// The backend dropped the request unanswered; it can be sent again.
-    Unsent(ApiError, Cargo),
+    Unsent(Box<Returned>),
 }
 
 struct Pump<'a> {
     upstream: Upstream,
     reply: Reply,
     deadlines: Deadlines,
-    chain: ChatStream,
-    model: &'a str,
+    chain: Chain,
     transcript: &'a mut Transcript,
     out: Vec<Bytes>,
     kept: Option<BytesMut>,
@@ -60,28 +73,38 @@ struct Pump<'a> {
 
 /// Streams the answer; gives the request back where it is to be sent again.
 pub(super) async fn run(
-    shared: &Shared,
-    prepared: &Prepared,
+    request: &Request<'_>,
+    kind: Kind,
     target: &Target<'_>,
     upstream: Upstream,
     reply: Reply,
     transcript: &mut Transcript,
 ) -> Option<Unsent> {
+    let (shared, prepared) = (request.shared, request.prepared);
+    let chain = match kind {
+        Kind::Plain => Chain::of(prepared.dialect, prepared.wants_usage),
+        Kind::Native => {
+            let native = NativeStream::new(request.completion_id(), unix_now());
+            Chain::native(native, prepared.wants_usage)
+        }
+    };
     let mut pump = Pump {
         upstream,
         reply,
-        deadlines: Deadlines::start(&shared.settings),
-        chain: ChatStream::new(prepared.wants_usage),
-        model: &prepared.model,
+        deadlines: Deadlines::start(&shared.settings, request.head_timeout(kind)),
+        chain,
         kept: transcript.keeps_prompts().then(BytesMut::new),
         transcript,
         out: Vec::new(),
     };
     let mut ending = pump.pump().await;
     // Not after a timeout: that pool serves other backends too, and none of it is broken.
-    if let Ending::Failed(error) | Ending::Unsent(error, _) = &ending
-        && error.code == Code::BackendUnavailable
-    {
+    let failure = match &ending {
+        Ending::Failed(error) => Some(error),
+        Ending::Unsent(returned) => Some(&returned.error),
+        _ => None,
+    };
+    if failure.is_some_and(|error| error.code == Code::BackendUnavailable) {
         shared.clients.forget(target.endpoint);
     }
     ending = match ending {
@@ -91,8 +114,9 @@ pub(super) async fn run(
         }
         ending => ending,
     };
-    if let Ending::Unsent(error, cargo) = ending {
-        return Some(Unsent { reply: pump.reply, error, cargo });
+    if let Ending::Unsent(returned) = ending {
+        let Returned { error, unreachable, cargo } = *returned;
+        return Some(Unsent { reply: pump.reply, error, unreachable, cargo });
     }
     pump.conclude(ending).await;
     None
@@ -123,7 +147,7 @@ impl Pump<'_> {
                 Wake::Upstream(Event::Chunk(chunk)) => self.chunk(&chunk).await,
                 Wake::Upstream(Event::End) => Some(self.ended()),
                 Wake::Upstream(Event::Failed(error)) => Some(self.broke(error)),
-                Wake::Upstream(Event::Unsent(error, cargo)) => Some(Ending::Unsent(error, cargo)),
+                Wake::Upstream(Event::Unsent(returned)) => Some(Ending::Unsent(returned)),
             };
             if let Some(ending) = ending {
                 return ending;
@@ -134,13 +158,13 @@ impl Pump<'_> {
     /// A comment keeps proxies and clients patient; the first one sends the head.
     fn heartbeat(&mut self) {
         let state = if self.upstream.has_head() { "no token yet" } else { "sent to the backend" };
-        self.reply.begin_stream(self.model, self.transcript);
+        self.reply.begin_stream(self.transcript);
         self.reply.data(Bytes::from(format!(": waiting (position 0, {state})\n\n")));
     }
 
     async fn head(&mut self, head: Head) -> Option<Ending> {
         self.deadlines.head_came();
-        if head.status.is_success() && is_event_stream(&head.content_type) {
+        if head.status.is_success() && self.chain.takes(&head.content_type) {
             return None;
         }
         let (body, ended) = match self.stray_body().await {
@@ -153,6 +177,11 @@ impl Pump<'_> {
         }
         if head.status.is_client_error() || head.status.is_server_error() {
             return Some(Ending::Error(head, body));
+        }
+        // Not every server streams at all of these endpoints.
+        let whole = ended && head.status.is_success() && !body.is_empty();
+        if whole && matches!(self.chain, Chain::Events(_)) && !self.reply.is_streaming() {
+            return Some(Ending::Piece(head, body));
         }
         Some(Ending::Failed(failure::not_an_answer(&head, &body, self.upstream.address(), true)))
     }
@@ -175,10 +204,12 @@ impl Pump<'_> {
                 Ok(Wake::Upstream(Event::End | Event::Head(_))) => {
                     return Ok((body.freeze(), true));
                 }
-                Ok(
-                    Wake::Upstream(Event::Failed(error) | Event::Unsent(error, _))
-                    | Wake::Due(Due::Timeout(error)),
-                ) => return Err(Ending::Failed(error)),
+                Ok(Wake::Upstream(Event::Failed(error)) | Wake::Due(Due::Timeout(error))) => {
+                    return Err(Ending::Failed(error));
+                }
+                Ok(Wake::Upstream(Event::Unsent(returned))) => {
+                    return Err(Ending::Failed(returned.error));
+                }
                 Ok(Wake::Interrupt(why)) => return Err(Ending::Interrupted(why)),
                 Ok(Wake::Due(Due::Heartbeat)) => self.heartbeat(),
             }
@@ -209,7 +240,7 @@ impl Pump<'_> {
             return;
         }
         if !self.reply.is_streaming() {
-            self.reply.begin_stream(self.model, self.transcript);
+            self.reply.begin_stream(self.transcript);
         }
         self.deadlines.data_came();
         if self.chain.has_content() {
@@ -261,22 +292,17 @@ impl Pump<'_> {
                 self.reply.end();
             }
             Ending::Interrupted(why) => self.reply.interrupted(why, self.transcript),
-            Ending::Failed(error) | Ending::Unsent(error, _) => {
-                self.reply.refuse(error, self.transcript);
-            }
+            Ending::Piece(head, body) => unary::pass(self.reply, &head, body, self.transcript),
+            Ending::Failed(error) => self.reply.refuse(error, self.transcript),
+            Ending::Unsent(returned) => self.reply.refuse(returned.error, self.transcript),
             Ending::Error(head, body) => {
-                failure::pass_error(self.reply, &head, body, self.model, self.transcript);
+                failure::pass_error(self.reply, &head, body, self.transcript);
             }
         }
     }
 }
 
-fn is_event_stream(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("text/event-stream")
-}
-
-fn broken(error: &Incomplete) -> ApiError {
+fn broken(error: &Broken) -> ApiError {
     ApiError::new(Code::BackendUnavailable, error.to_string())
         .hint("the backend may have crashed; its own log tells more")
 }

@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use chat_proxy_core::ids::Generation;
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
 use super::channel::{self, Frame, Sender};
 use super::cut::{CutBy, CutSignal};
-use super::messages::{Answer, StreamAnswer, WholeAnswer};
+use super::messages::{Answer, Labels, StreamAnswer, WholeAnswer};
 use crate::transcript::Transcript;
 
 /// Why a request ends before its answer does.
@@ -49,11 +50,28 @@ enum State {
 pub(super) struct Reply {
     state: State,
     cut: CutSignal,
+    /// How errors are written once the head has left.
+    dialect: Dialect,
+    labels: Labels,
 }
 
 impl Reply {
-    pub(super) fn new(reply: oneshot::Sender<SendWrapper<Answer>>, cut: CutSignal) -> Self {
-        Reply { state: State::Held(Some(reply)), cut }
+    pub(super) fn new(
+        reply: oneshot::Sender<SendWrapper<Answer>>,
+        cut: CutSignal,
+        dialect: Dialect,
+    ) -> Self {
+        Reply { state: State::Held(Some(reply)), cut, dialect, labels: Labels::default() }
+    }
+
+    /// What the answer's head will say.
+    pub(super) fn label(&mut self, labels: Labels) {
+        self.labels = labels;
+    }
+
+    /// How the client speaks.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// From now on the request uses this start of an engine, or none.
@@ -80,12 +98,12 @@ impl Reply {
     }
 
     /// Sends the head of a stream; from now on errors are events.
-    pub(super) fn begin_stream(&mut self, model: &str, transcript: &mut Transcript) {
+    pub(super) fn begin_stream(&mut self, transcript: &mut Transcript) {
         if self.is_streaming() {
             return;
         }
         let (sender, frames) = channel::channel();
-        let answer = Answer::Stream(StreamAnswer { frames, model: model.to_owned() });
+        let answer = Answer::Stream(StreamAnswer { frames, labels: self.labels.clone() });
         if let State::Held(Some(reply)) =
             std::mem::replace(&mut self.state, State::Streaming(sender))
         {
@@ -141,8 +159,9 @@ impl Reply {
     }
 
     /// Answers in one piece.
-    pub(super) fn whole(self, answer: WholeAnswer, transcript: &mut Transcript) {
+    pub(super) fn whole(self, mut answer: WholeAnswer, transcript: &mut Transcript) {
         transcript.whole(answer.status);
+        answer.labels = self.labels;
         if let State::Held(Some(reply)) = self.state
             && reply.send(SendWrapper::new(Answer::Whole(answer))).is_err()
         {
@@ -161,7 +180,7 @@ impl Reply {
             }
             State::Held(None) => transcript.cancelled(),
             State::Streaming(frames) => {
-                let event = Frame::Data(Bytes::from(error.event()));
+                let event = Frame::Data(Bytes::from(self.dialect.error_event(&error)));
                 if frames.put(event).and_then(|()| frames.put(Frame::End)).is_err() {
                     transcript.cancelled();
                 }

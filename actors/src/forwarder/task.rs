@@ -1,27 +1,30 @@
 //! One request from its body to its end.
 //!
-//! Owns: the order of the steps, the one second try at a supervised engine, and what is handed back
-//! at the end. Must never do: answer twice; the [`Reply`] is consumed by the answer.
+//! Owns: the order of the steps, the one second try at a backend that was not there, and what is
+//! handed back at the end. Must never do: answer twice; the [`Reply`] is consumed by the answer.
 
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use chat_proxy_core::engine::Launch;
-use chat_proxy_core::registry::Placement;
+use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::registry::{Endpoint, Placement};
+use chat_proxy_core::{ApiError, Code};
 
 use super::admission::{Wanted, admit};
 use super::cargo::{Cargo, Target, Unsent};
-use super::messages::{Forward, RequestMeta};
-use super::prepare::{Prepared, dispatch, prepare};
+use super::messages::{Forward, Labels, RequestBody, RequestMeta};
+use super::prepare::{Prepared, prepare};
 use super::reply::Reply;
-use super::{Shared, pump, unary};
+use super::upstream::Upstream;
+use super::{Shared, autostart, pump, unary};
 use crate::transcript::Transcript;
 
 pub(super) async fn run(shared: Rc<Shared>, request: Forward) {
     let Forward { body, share, meta, mut transcript, running, reply, span: _ } = request;
-    let reply = Reply::new(reply, shared.switch.subscribe());
+    let reply = Reply::new(reply, shared.switch.subscribe(), body.dialect());
     serve(&shared, Incoming { body, share, meta }, reply, &mut transcript).await;
     // The answer goes out first: handing over the record wakes the log's thread, and that costs
     // more than the rest of the request.
@@ -34,41 +37,32 @@ pub(super) async fn run(shared: Rc<Shared>, request: Forward) {
 }
 
 struct Incoming {
-    body: Bytes,
+    body: RequestBody,
     share: Box<dyn Any + Send>,
     meta: RequestMeta,
 }
 
-async fn serve(shared: &Shared, incoming: Incoming, reply: Reply, transcript: &mut Transcript) {
+async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript: &mut Transcript) {
     let Incoming { body, share, meta } = incoming;
     let (prepared, request) = match prepare(shared, body, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
+    reply.label(Labels { model: prepared.model.clone(), policy: None });
     let cargo = Cargo { request, share };
     let request = Request { shared, prepared: &prepared, meta: &meta };
     match &prepared.placement {
         Placement::SinglePort(launch) => request.supervised(launch, cargo, reply, transcript).await,
-        Placement::External(endpoint) => {
-            let target = Target {
-                endpoint,
-                served_id: &prepared.served_id,
-                may_return: false,
-                permit: None,
-            };
-            let unsent = request.forward(target, cargo, reply, transcript).await;
-            if let Some(unsent) = unsent {
-                unsent.reply.refuse(unsent.error, transcript);
-            }
-        }
-        Placement::Ollama => reply.refuse(super::prepare::no_ollama(&prepared.model), transcript),
+        Placement::External(endpoint) => request.external(endpoint, cargo, reply, transcript).await,
+        Placement::Ollama(model) => request.at_ollama(model, cargo, reply, transcript).await,
     }
 }
 
-struct Request<'a> {
-    shared: &'a Shared,
-    prepared: &'a Prepared,
-    meta: &'a RequestMeta,
+/// A request that has been understood.
+pub(super) struct Request<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) prepared: &'a Prepared,
+    pub(super) meta: &'a RequestMeta,
 }
 
 impl Request<'_> {
@@ -80,18 +74,21 @@ impl Request<'_> {
         mut reply: Reply,
         transcript: &mut Transcript,
     ) {
+        let tenant = Tenant::Vllm(launch.clone());
         let mut refused_by = None;
         loop {
-            let wanted = Wanted { launch, stream: self.prepared.stream, refused_by };
+            let wanted = Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by };
             let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await else {
                 return;
             };
             // The engine that runs may have been started before the entry was changed: it is asked
             // by the name that it knows.
-            let Launch { endpoint, served_id, .. } = &*permit.launch;
+            let Launch { endpoint, served_id, .. } = &**permit.tenant.launch().unwrap_or(launch);
             transcript.record().model_backend_id = Some(served_id.clone());
+            let url = self.prepared.dialect.url(endpoint);
             let target = Target {
                 endpoint,
+                url: &url,
                 served_id,
                 may_return: refused_by.is_none(),
                 permit: Some(&permit),
@@ -109,8 +106,72 @@ impl Request<'_> {
         }
     }
 
+    /// Sends to a server that somebody else runs; if nobody is there, and a service is known that
+    /// would be, once more when that has been started.
+    async fn external(
+        &self,
+        endpoint: &Endpoint,
+        mut cargo: Cargo,
+        mut reply: Reply,
+        transcript: &mut Transcript,
+    ) {
+        let url = self.prepared.dialect.url(endpoint);
+        let mut may_return = self.service().is_some();
+        loop {
+            let served_id = &self.prepared.served_id;
+            let target = Target { endpoint, url: &url, served_id, may_return, permit: None };
+            let sent = self.forward(target, cargo, reply, transcript).await;
+            let Some(unsent) = sent else { return };
+            let Some((again, held)) = self.start_for(unsent, endpoint, transcript).await else {
+                return;
+            };
+            (cargo, reply, may_return) = (again, held, false);
+        }
+    }
+
+    /// The id of an answer that we write ourselves.
+    pub(super) fn completion_id(&self) -> String {
+        format!("chatcmpl-{}", self.meta.upstream_id)
+    }
+
+    /// How long a streamed answer's head may take. Ollama's own routes load a model before it.
+    pub(super) fn head_timeout(&self, kind: pump::Kind) -> Option<Duration> {
+        let settings = &self.shared.settings;
+        let head = settings.head_timeout.limit()?;
+        match self.prepared.placement {
+            Placement::Ollama(_) if kind == pump::Kind::Plain => {
+                Some(head.max(settings.ollama_load_timeout?))
+            }
+            _ => Some(head),
+        }
+    }
+
+    /// The service that is started for this request where its backend is not there.
+    pub(super) fn service(&self) -> Option<&str> {
+        self.shared.settings.autostart.service_for(&self.prepared.model, &self.prepared.backend)
+    }
+
+    /// Has the service started that this request needs; `None`: the request has ended.
+    pub(super) async fn start_for(
+        &self,
+        unsent: Unsent,
+        endpoint: &Endpoint,
+        transcript: &mut Transcript,
+    ) -> Option<(Cargo, Reply)> {
+        let Unsent { reply, error, unreachable, cargo } = unsent;
+        let Some(service) = self.service().filter(|_| unreachable) else {
+            reply.refuse(error, transcript);
+            return None;
+        };
+        let reply = autostart::start(self, service, endpoint, error, reply, transcript).await?;
+        Some((cargo, reply))
+    }
+
     /// Sends the request and streams the answer; gives it back if it may return and must.
-    async fn forward(
+    ///
+    /// The client's body shall not stay in memory for as long as an answer streams: it goes when
+    /// the answer begins.
+    pub(super) async fn forward(
         &self,
         target: Target<'_>,
         cargo: Cargo,
@@ -119,17 +180,28 @@ impl Request<'_> {
     ) -> Option<Unsent> {
         let _at_backend = transcript.at_backend();
         let Request { shared, prepared, meta } = self;
-        let upstream = match dispatch(shared, prepared, &target, meta, cargo) {
+        let client = shared.clients.get(target.endpoint).map_err(|error| {
+            // The path is the operator's business, not the client's.
+            tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
+            ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
+                .hint("the proxy's own log says why")
+        });
+        let native = matches!(cargo.request, super::cargo::Outgoing::Native(_));
+        let sent = client.and_then(|client| {
+            Upstream::send(&client, &target, prepared.stream && !native, meta, cargo)
+        });
+        let upstream = match sent {
             Ok(upstream) => upstream,
             Err(error) => {
                 reply.refuse(error, transcript);
                 return None;
             }
         };
+        let kind = if native { pump::Kind::Native } else { pump::Kind::Plain };
         if prepared.stream {
-            pump::run(shared, prepared, &target, upstream, reply, transcript).await
+            pump::run(self, kind, &target, upstream, reply, transcript).await
         } else {
-            unary::run(shared, prepared, &target, upstream, reply, transcript).await
+            unary::run(self, kind, &target, upstream, reply, transcript).await
         }
     }
 }

@@ -8,18 +8,21 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use chat_proxy_core::chat::ollama::whole_answer;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
-use super::Shared;
-use super::cargo::{Cargo, Target, Unsent};
+use super::cargo::{Target, Unsent};
 use super::failure::{broke_off, not_an_answer, pass_error};
-use super::messages::WholeAnswer;
-use super::prepare::Prepared;
+use super::messages::{Labels, WholeAnswer};
+use super::pump::Kind;
 use super::reply::{Interrupt, Reply, engine_gone};
-use super::upstream::{Event, Head, Upstream};
+use super::task::Request;
+use super::upstream::{Event, Head, Returned, Upstream};
+use crate::clock::unix_now;
 use crate::transcript::Transcript;
 
 /// The largest answer in one piece.
@@ -29,18 +32,19 @@ enum Fetched {
     Whole(Head, Bytes),
     Interrupted(Interrupt),
     Failed(ApiError),
-    Unsent(ApiError, Cargo),
+    Unsent(Box<Returned>),
 }
 
 /// Fetches the answer; gives the request back where it is to be sent again.
 pub(super) async fn run(
-    shared: &Shared,
-    prepared: &Prepared,
+    request: &Request<'_>,
+    kind: Kind,
     target: &Target<'_>,
     mut upstream: Upstream,
     mut reply: Reply,
     transcript: &mut Transcript,
 ) -> Option<Unsent> {
+    let shared = request.shared;
     let limit = shared.settings.unary_timeout;
     let fetching = fetch(&mut upstream, &mut reply);
     let fetched = match limit.limit() {
@@ -58,18 +62,25 @@ pub(super) async fn run(
         Fetched::Failed(error) => {
             reply.refuse(shared.explain(target.permit, error).await, transcript);
         }
-        Fetched::Unsent(error, cargo) => {
+        Fetched::Unsent(returned) => {
+            let Returned { error, unreachable, cargo } = *returned;
             shared.clients.forget(target.endpoint);
-            return Some(Unsent { reply, error, cargo });
+            return Some(Unsent { reply, error, unreachable, cargo });
         }
         Fetched::Whole(head, body) => {
-            if let Err(error) = judge(&head, &body, upstream.address()) {
+            let dialect = request.prepared.dialect;
+            if let Err(error) = judge(&head, &body, upstream.address(), dialect) {
                 shared.clients.forget(target.endpoint);
                 reply.refuse(shared.explain(target.permit, error).await, transcript);
-            } else if head.status.is_success() {
-                pass(reply, &head, body, prepared.model.clone(), transcript);
+            } else if !head.status.is_success() {
+                pass_error(reply, &head, body, transcript);
+            } else if kind == Kind::Native {
+                match whole_answer(&body, &request.completion_id(), unix_now()) {
+                    Ok(body) => pass(reply, &as_json(head, &body), body, transcript),
+                    Err(error) => reply.refuse(error, transcript),
+                }
             } else {
-                pass_error(reply, &head, body, &prepared.model, transcript);
+                pass(reply, &head, body, transcript);
             }
         }
     }
@@ -91,7 +102,7 @@ async fn fetch(upstream: &mut Upstream, reply: &mut Reply) -> Fetched {
                 body.push(chunk);
             }
             Ok(Event::Failed(error)) => return Fetched::Failed(error),
-            Ok(Event::Unsent(error, cargo)) => return Fetched::Unsent(error, cargo),
+            Ok(Event::Unsent(returned)) => return Fetched::Unsent(returned),
             Ok(Event::End) => {
                 return match head {
                     Some(head) => Fetched::Whole(head, body.into_bytes()),
@@ -145,9 +156,10 @@ impl Collected {
 }
 
 /// Whether this is an answer at all, and whole.
-fn judge(head: &Head, body: &Bytes, address: &str) -> Result<(), ApiError> {
+fn judge(head: &Head, body: &Bytes, address: &str, dialect: Dialect) -> Result<(), ApiError> {
     let good = head.status.is_success();
-    let whole = if good {
+    // All but transcriptions answer in JSON, whatever the head calls it.
+    let whole = if good && dialect != Dialect::Transcriptions {
         rules::is_chat_answer(head.content_length, body)
     } else {
         rules::is_complete(head.content_length, &head.content_type, body)
@@ -164,7 +176,13 @@ fn judge(head: &Head, body: &Bytes, address: &str) -> Result<(), ApiError> {
     Err(not_an_answer(head, body, address, false))
 }
 
-fn pass(reply: Reply, head: &Head, body: Bytes, model: String, transcript: &mut Transcript) {
+/// The head of an answer that has become OpenAI's.
+fn as_json(head: Head, body: &Bytes) -> Head {
+    let content_type = "application/json".to_owned();
+    Head { content_type, content_length: Some(body.len() as u64), ..head }
+}
+
+pub(super) fn pass(reply: Reply, head: &Head, body: Bytes, transcript: &mut Transcript) {
     let summary = rules::summarize(&body);
     transcript.tokens(summary.usage, 0);
     transcript.record().finish_reason = summary.finish_reason;
@@ -177,7 +195,7 @@ fn pass(reply: Reply, head: &Head, body: Bytes, model: String, transcript: &mut 
         retry_after: head.retry_after.clone(),
         retry: Retry::Unsaid,
         body,
-        model,
+        labels: Labels::default(),
     };
     reply.whole(answer, transcript);
 }

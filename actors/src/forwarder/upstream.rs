@@ -15,13 +15,13 @@ use awc::error::{ConnectError, SendRequestError};
 use awc::http::{StatusCode, header};
 use awc::{Client, ClientResponse, SendClientRequest};
 use bytes::Bytes;
-use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::{ApiError, Code};
 use futures_core::Stream;
 
 use super::body::Pieces;
-use super::cargo::{Cargo, Target};
+use super::cargo::{Cargo, Outgoing, Target};
 use super::messages::RequestMeta;
+use crate::client::key_of;
 use crate::permits::{Permit, Pulse};
 
 /// What comes from a backend.
@@ -35,7 +35,15 @@ pub(super) enum Event {
     /// The connection failed.
     Failed(ApiError),
     /// It was refused or dropped before a byte of an answer came; what was sent can be sent again.
-    Unsent(ApiError, Cargo),
+    Unsent(Box<Returned>),
+}
+
+/// A request that came back.
+pub(super) struct Returned {
+    pub(super) error: ApiError,
+    /// No connection was made at all.
+    pub(super) unreachable: bool,
+    pub(super) cargo: Cargo,
 }
 
 /// What matters of a response's head.
@@ -68,7 +76,7 @@ pub(super) struct Upstream {
 /// See [`Upstream::held`].
 struct Held {
     share: Box<dyn Any + Send>,
-    again: Option<ChatRequest>,
+    again: Option<Outgoing>,
 }
 
 impl Upstream {
@@ -76,20 +84,20 @@ impl Upstream {
     pub(super) fn send(
         client: &Client,
         target: &Target<'_>,
-        path: &str,
         stream: bool,
         meta: &RequestMeta,
         cargo: Cargo,
     ) -> Result<Upstream, ApiError> {
         let (endpoint, Cargo { request: asked, share }) = (target.endpoint, cargo);
         // The pieces are slices of the client's body: keeping that copies nothing.
-        let body = asked.upstream_body(target.served_id);
+        let body = asked.pieces(target.served_id);
+        let content_type = asked.content_type().to_owned();
         let again = target.may_return.then_some(asked);
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut request = client
-            .post(endpoint.url(path))
+            .post(target.url)
             .no_decompress()
-            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .insert_header((header::CONTENT_TYPE, content_type))
             .insert_header((header::ACCEPT, accept))
             .insert_header((header::ACCEPT_ENCODING, "identity"))
             .insert_header(("x-request-id", meta.upstream_id.as_str()))
@@ -98,7 +106,7 @@ impl Upstream {
             request = request.insert_header(("traceparent", traceparent.as_str()));
         }
         if let Some(name) = &endpoint.api_key_env {
-            request = request.bearer_auth(secret(name)?);
+            request = request.bearer_auth(key_of(name)?);
         } else if let Some(user) = &endpoint.userinfo {
             request = request.basic_auth(&user.user, &user.password);
         }
@@ -161,7 +169,13 @@ impl Upstream {
                 let told = explain(&error, &self.address);
                 match held {
                     Some(Held { share, again: Some(request) }) if is_unanswered(&error) => {
-                        self.over(Event::Unsent(told, Cargo { request, share }))
+                        let (unreachable, cargo) =
+                            (is_unreachable(&error), Cargo { request, share });
+                        self.over(Event::Unsent(Box::new(Returned {
+                            error: told,
+                            unreachable,
+                            cargo,
+                        })))
                     }
                     _ => self.over(Event::Failed(told)),
                 }
@@ -187,17 +201,6 @@ impl Upstream {
 
 const OUR_NAME: &str = concat!("imageworks-chat-proxy/", env!("CARGO_PKG_VERSION"));
 
-fn secret(name: &str) -> Result<String, ApiError> {
-    match std::env::var(name) {
-        Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
-        _ => Err(ApiError::new(
-            Code::BackendUnavailable,
-            format!("the backend's key is missing: the variable {name} is not set"),
-        )
-        .hint(format!("set {name} in the daemon's environment and restart it"))),
-    }
-}
-
 fn head_of(response: &ClientResponse) -> Head {
     let text = |name: header::HeaderName| {
         response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
@@ -221,12 +224,31 @@ fn encoding_of(response: &ClientResponse) -> Option<String> {
 /// Whether the backend refused or dropped the connection without an answer's head.
 fn is_unanswered(error: &SendRequestError) -> bool {
     match error {
-        SendRequestError::Connect(ConnectError::Io(_) | ConnectError::Disconnected)
+        SendRequestError::Connect(
+            ConnectError::Io(_)
+            | ConnectError::Disconnected
+            | ConnectError::Timeout
+            | ConnectError::Resolver(_)
+            | ConnectError::NoRecords,
+        )
         | SendRequestError::Send(_) => true,
         // A process that is killed with a request unread resets its connections.
         SendRequestError::Response(ParseError::Io(e)) => e.kind() == ErrorKind::ConnectionReset,
         _ => false,
     }
+}
+
+/// Whether no connection was made: nobody is there.
+fn is_unreachable(error: &SendRequestError) -> bool {
+    matches!(
+        error,
+        SendRequestError::Connect(
+            ConnectError::Io(_)
+                | ConnectError::Timeout
+                | ConnectError::Resolver(_)
+                | ConnectError::NoRecords
+        )
+    )
 }
 
 /// A failure before the head, in words that say what to do.

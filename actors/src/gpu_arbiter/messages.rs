@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use actix::Message;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::engine::lifecycle::Moment;
-use chat_proxy_core::engine::{EngineReport, Launch};
+use chat_proxy_core::engine::{Cause, EngineReport};
 use chat_proxy_core::gpu::scheduler::Stopping;
+use chat_proxy_core::gpu::{Side, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -33,7 +34,7 @@ pub struct Admit {
     /// The wait's number, from the ledger.
     pub ticket: Ticket,
     /// What is to be resident.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// When the request came.
     pub arrived: Moment,
     /// The start that had granted a turn and then did not answer.
@@ -56,15 +57,17 @@ pub struct Activate {
     /// The wait's number.
     pub ticket: Ticket,
     /// What is to be resident.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Outcome>,
 }
 
-/// Stop what is resident, by hand; answers what that waits for.
+/// Stop what is resident, if it is of that side, by hand; answers what that waits for.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "Stopping")]
 pub struct Deactivate {
+    /// Whose.
+    pub side: Side,
     /// End what runs, instead of letting it finish.
     pub force: bool,
 }
@@ -78,6 +81,21 @@ pub struct EngineChanged {
     /// The supervisor has just begun and does not know what its predecessor was told.
     pub fresh: bool,
 }
+
+/// Ollama has given the GPU back, or would not.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct OllamaVacated {
+    /// Whose order it was.
+    pub generation: Generation,
+    /// What came of it.
+    pub given: Result<(), Cause>,
+}
+
+/// Whoever asks Ollama has just begun, and does not know what its predecessor was told.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct OllamaForgot;
 
 /// Nobody waits any more, nobody is admitted any more: the daemon ends.
 #[derive(Message, Debug, Clone, Copy)]
@@ -94,8 +112,10 @@ pub struct GetStatus;
 pub struct Status {
     /// `unknown`, `empty`, `loading`, `ready`, `draining`, `stopping` or `stuck`.
     pub state: &'static str,
-    /// What is resident, comes or goes.
+    /// What is resident, comes or goes: a model of ours, or `ollama`.
     pub model: Option<String>,
+    /// It is Ollama.
+    pub ollama: bool,
     /// Requests that use it.
     pub in_flight: usize,
     /// Who waits, the first in line first.
@@ -105,8 +125,11 @@ pub struct Status {
 /// Somebody who waits.
 #[derive(Debug, Clone, Serialize)]
 pub struct Queued {
-    /// For which model.
+    /// For which model, or `ollama`.
     pub model: String,
+    /// It is Ollama.
+    #[serde(skip)]
+    pub ollama: bool,
     /// `request` or `activate`.
     pub purpose: &'static str,
     /// For how long.

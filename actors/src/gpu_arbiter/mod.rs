@@ -1,9 +1,9 @@
 //! `GpuArbiter`: says who may use the GPU.
 //!
 //! Owns: the queue and the resident (core: `gpu::Scheduler`), and the replies of those who wait.
-//! Accepts: [`Admit`], [`Abandon`], [`Activate`], [`Deactivate`], [`EngineChanged`], [`Drain`],
-//! [`GetStatus`]; hears of permits that come back. Emits: goals to the `VllmSupervisor`, permits,
-//! orders to cut. Stops with the daemon. Restarts: what holds the GPU is learnt from the
+//! Accepts: [`Admit`], [`Abandon`], [`Activate`], [`Deactivate`], [`EngineChanged`],
+//! [`OllamaVacated`], [`Drain`], [`GetStatus`]; hears of permits that come back. Emits: goals to the
+//! `VllmSupervisor`, orders to vacate to the `OllamaActor`, permits, orders to cut. Stops with the daemon. Restarts: what holds the GPU is learnt from the
 //! supervisor's report and the ledger; those who waited ask again. Must never do: decide, wait for
 //! another actor, or keep a count that a permit's drop does not keep right.
 
@@ -13,25 +13,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
-use chat_proxy_core::engine::Launch;
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::gpu::scheduler::{
     Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Stopping, Waiter,
 };
+use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
-use chat_proxy_core::registry::listing::Activity;
+use chat_proxy_core::registry::listing::EngineActivity;
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
+use crate::ollama::messages::Vacate;
 use crate::permits::PermitLedger;
 use crate::port::Port;
 use crate::registry::ShowActivity;
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use messages::{
-    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, Outcome, Progress,
-    Queued, Status, WaitStage,
+    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, OllamaForgot,
+    OllamaVacated, Outcome, Progress, Queued, Status, WaitStage,
 };
 
 /// What an arbiter is made from; the same for each that is built.
@@ -45,6 +46,8 @@ pub struct ArbiterParts {
     pub goals: Port<SetGoal>,
     /// Where the engine's report is asked for.
     pub announce: Port<Announce>,
+    /// Who has Ollama unload what it has loaded.
+    pub vacate: Port<Vacate>,
     /// Ends the requests that use one start of an engine, on every thread.
     pub cut: Arc<dyn Fn(Generation) + Send + Sync>,
     /// Who shows what is active.
@@ -60,7 +63,7 @@ pub struct GpuArbiter {
     waiting: HashMap<Ticket, Waiting>,
     timer: Option<SpawnHandle>,
     /// What was last said to be active.
-    shown: Option<Activity>,
+    shown: Option<EngineActivity>,
     _guard: Guard,
 }
 
@@ -90,8 +93,13 @@ impl GpuArbiter {
 
     /// Tells the registry's list which model is active, when that has changed.
     fn show(&mut self) {
-        let (state, launch) = self.holder();
-        let activity = launch.map(|launch| Activity { model: launch.model.to_string(), state });
+        let (state, holder) = self.holder();
+        let activity = match holder {
+            Some(TenantId::Model(model)) => {
+                Some(EngineActivity { model: model.to_string(), state })
+            }
+            Some(TenantId::Ollama) | None => None,
+        };
         // A registry's reader that is being rebuilt hears of the next change.
         if activity != self.shown && self.parts.show.tell(ShowActivity(activity.clone())).is_ok() {
             self.shown = activity;
@@ -99,25 +107,25 @@ impl GpuArbiter {
     }
 
     /// What holds the GPU, and the word for how far it has come.
-    fn holder(&self) -> (&'static str, Option<&Arc<Launch>>) {
+    fn holder(&self) -> (&'static str, Option<TenantId>) {
         match self.core.gpu() {
             Gpu::Unknown => ("unknown", None),
             Gpu::Empty => ("empty", None),
             Gpu::Stuck(_) => ("stuck", None),
-            Gpu::Loading(_, launch, _) => ("loading", Some(launch)),
-            Gpu::Clearing(clearing) => ("stopping", Some(&clearing.launch)),
+            Gpu::Loading(_, launch, _) => ("loading", Some(TenantId::from(&**launch))),
+            Gpu::Clearing(clearing) => ("stopping", Some(clearing.tenant.id())),
             Gpu::Resident(resident) if resident.closing.is_some() => {
-                ("draining", Some(&resident.launch))
+                ("draining", Some(resident.tenant.id()))
             }
-            Gpu::Resident(resident) => ("ready", Some(&resident.launch)),
+            Gpu::Resident(resident) => ("ready", Some(resident.tenant.id())),
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         let metrics = &self.parts.metrics;
         match effect {
-            Effect::Grant { ticket, generation, launch, queued, loading } => {
-                let permit = self.parts.ledger.grant(generation, launch, queued, loading);
+            Effect::Grant { ticket, generation, tenant, queued, loading } => {
+                let permit = self.parts.ledger.grant(generation, tenant, queued, loading);
                 self.answer(ticket, |_| Outcome::Granted(permit));
             }
             Effect::Activated(ticket) => self.answer(ticket, |_| Outcome::Activated),
@@ -130,12 +138,18 @@ impl GpuArbiter {
                 self.tell(SetGoal::Run(generation, launch));
             }
             Effect::Stop(generation) => self.tell(SetGoal::Stop(generation)),
+            Effect::Open(generation) => self.parts.ledger.used(generation),
+            Effect::Vacate(generation) => {
+                self.parts.ledger.used(generation);
+                // One that is being rebuilt says so when it begins, and is told again.
+                let _ = self.parts.vacate.tell(Vacate(generation));
+            }
             Effect::Cut(generation) => {
                 tracing::warn!(%generation, "cutting requests that did not end in time");
                 (self.parts.cut)(generation);
             }
             Effect::SwapBegan { from, to, reason } => {
-                let from = from.as_ref().map_or("nothing", |model| model.as_str());
+                let from = from.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
                 tracing::info!(from, %to, reason = reason.as_str(), "swap begins");
             }
             Effect::SwapDone { to, reason, took } => {
@@ -196,11 +210,12 @@ impl GpuArbiter {
     }
 
     fn status(&self) -> Status {
-        let (state, launch) = self.holder();
+        let (state, holder) = self.holder();
         let in_flight = self.current().map_or(0, |current| self.parts.ledger.in_flight(current));
         let now = clock::now();
         let queued = |waiter: &Waiter| Queued {
-            model: waiter.launch.model.to_string(),
+            model: waiter.tenant.id().to_string(),
+            ollama: waiter.tenant == Tenant::Ollama,
             purpose: match waiter.purpose {
                 Purpose::Request => "request",
                 Purpose::Activate => "activate",
@@ -209,10 +224,19 @@ impl GpuArbiter {
         };
         Status {
             state,
-            model: launch.map(|launch| launch.model.to_string()),
+            ollama: holder == Some(TenantId::Ollama),
+            model: holder.map(|holder| holder.to_string()),
             in_flight,
             queue: self.core.waiting().map(queued).collect(),
         }
+    }
+}
+
+/// What refusals call it.
+fn told_name(tenant: &Tenant) -> String {
+    match tenant {
+        Tenant::Vllm(launch) => launch.model.to_string(),
+        Tenant::Ollama => "Ollama".to_owned(),
     }
 }
 
@@ -222,7 +246,9 @@ fn millis(time: Moment) -> u64 {
 
 fn stage_of(waiter: &Waiter, gpu: &Gpu) -> WaitStage {
     match gpu {
-        Gpu::Loading(_, launch, _) if launch.model == waiter.launch.model => WaitStage::Loading,
+        Gpu::Loading(_, launch, _) if waiter.tenant.is(&TenantId::from(&**launch)) => {
+            WaitStage::Loading
+        }
         Gpu::Resident(_) => WaitStage::Draining,
         Gpu::Clearing(_) => WaitStage::Stopping,
         _ => WaitStage::Queued,
@@ -246,6 +272,9 @@ impl Actor for GpuArbiter {
             }
         };
         ctx.spawn(listening.into_actor(self));
+        if let Some((generation, count)) = self.parts.ledger.at_ollama() {
+            self.apply(Event::OllamaInUse(generation, count), ctx);
+        }
         if self.parts.ledger.is_draining() {
             self.apply(Event::Drain, ctx);
         }
@@ -258,12 +287,12 @@ impl Handler<Admit> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
-        let Admit { ticket, launch, arrived, refused_by, progress, reply } = admit;
-        let model = launch.model.to_string();
+        let Admit { ticket, tenant, arrived, refused_by, progress, reply } = admit;
+        let model = told_name(&tenant);
         self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
         let waiter = Waiter {
             ticket,
-            launch,
+            tenant,
             purpose: Purpose::Request,
             arrived,
             asked: clock::now(),
@@ -277,13 +306,13 @@ impl Handler<Activate> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, activate: Activate, ctx: &mut Self::Context) {
-        let Activate { ticket, launch, reply } = activate;
-        let model = launch.model.to_string();
+        let Activate { ticket, tenant, reply } = activate;
+        let model = told_name(&tenant);
         self.waiting.insert(ticket, Waiting { model, reply, progress: None });
         let now = clock::now();
         let waiter = Waiter {
             ticket,
-            launch,
+            tenant,
             purpose: Purpose::Activate,
             arrived: now,
             asked: now,
@@ -307,8 +336,9 @@ impl Handler<Deactivate> for GpuArbiter {
     type Result = actix::MessageResult<Deactivate>;
 
     fn handle(&mut self, order: Deactivate, ctx: &mut Self::Context) -> Self::Result {
-        let met: Stopping = self.core.stopping();
-        self.apply(Event::Deactivate { force: order.force }, ctx);
+        let Deactivate { side, force } = order;
+        let met: Stopping = self.core.stopping(side);
+        self.apply(Event::Deactivate { side, force }, ctx);
         actix::MessageResult(met)
     }
 }
@@ -322,6 +352,22 @@ impl Handler<EngineChanged> for GpuArbiter {
             report.held.as_ref().map_or(0, |held| self.parts.ledger.in_flight(held.generation));
         self.parts.ledger.used(report.newest);
         self.apply(Event::Engine { report, in_flight, fresh }, ctx);
+    }
+}
+
+impl Handler<OllamaVacated> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, news: OllamaVacated, ctx: &mut Self::Context) {
+        self.apply(Event::Vacated(news.generation, news.given), ctx);
+    }
+}
+
+impl Handler<OllamaForgot> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: OllamaForgot, ctx: &mut Self::Context) {
+        self.apply(Event::OllamaForgot, ctx);
     }
 }
 

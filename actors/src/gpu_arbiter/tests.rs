@@ -11,6 +11,7 @@ use crate::root::fault::Explode;
 use crate::testing::{Inbox, PATIENCE, launch, recorder};
 use actix::Addr;
 use chat_proxy_core::engine::{Cause, EngineReport, Held, Phase};
+use chat_proxy_core::gpu::Side;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot::Receiver;
 
@@ -24,6 +25,7 @@ struct House {
     goals: Inbox<SetGoal>,
     announce: Inbox<Announce>,
     shown: Inbox<ShowActivity>,
+    vacates: Inbox<Vacate>,
 }
 
 fn rules() -> SchedulerRules {
@@ -34,6 +36,7 @@ fn rules() -> SchedulerRules {
         swap_wait: Duration::ZERO,
         swap_drain: None,
         start_on_request: true,
+        beside_ollama: false,
     }
 }
 
@@ -46,16 +49,18 @@ fn house(rules: SchedulerRules) -> House {
     let (goals_port, goals) = recorder();
     let (announce_port, announce) = recorder();
     let (show_port, shown) = recorder();
+    let (vacate, vacates) = recorder();
     let parts = ArbiterParts {
         rules,
         cut: Arc::new(|_| {}),
         ledger,
         goals: goals_port,
         announce: announce_port,
+        vacate,
         show: show_port,
         metrics: Metrics::new().unwrap(),
     };
-    House { arbiter: start(&parts), parts, goals, announce, shown }
+    House { arbiter: start(&parts), parts, goals, announce, shown, vacates }
 }
 
 /// A house where nothing runs, and the arbiter knows.
@@ -107,7 +112,7 @@ impl House {
         let (ticket, progress) = (self.parts.ledger.ticket(), Arc::new(Progress::default()));
         self.arbiter.do_send(Admit {
             ticket,
-            launch: launch(model),
+            tenant: launch(model).into(),
             arrived: clock::now(),
             refused_by: None,
             progress: progress.clone(),
@@ -189,7 +194,7 @@ async fn a_request_becomes_a_goal_and_then_a_permit() {
     house.report(FIRST, Some((FIRST, "a", Phase::Starting)));
     house.report(FIRST, Some((FIRST, "a", Phase::Ready)));
     let permit = asked.permit().await;
-    assert_eq!((permit.generation, permit.launch.model.as_str()), (FIRST, "a"));
+    assert_eq!((permit.generation, permit.tenant.id().to_string().as_str()), (FIRST, "a"));
     let status = house.status().await;
     assert_eq!((status.state, status.in_flight, status.queue.len()), ("ready", 1, 0));
     assert_eq!(house.parts.metrics.queue_depth.get(), 0);
@@ -317,12 +322,15 @@ async fn a_supervisor_that_never_heard_of_a_start_is_told_again() {
 async fn an_order_to_stop_is_answered_with_what_it_waits_for() {
     let mut house = serving(rules()).await;
     let permit = house.ask("a").permit().await;
-    let met = house.arbiter.send(Deactivate { force: false }).await.unwrap();
-    assert_eq!(met, Stopping::WaitsFor("a".into(), 1));
+    let met = house.arbiter.send(Deactivate { side: Side::Vllm, force: false }).await.unwrap();
+    assert_eq!(met, Stopping::WaitsFor(launch("a").as_ref().into(), 1));
     drop(permit);
     assert_eq!(house.stops().await, FIRST);
     house.report(FIRST, None);
-    assert_eq!(house.arbiter.send(Deactivate { force: true }).await.unwrap(), Stopping::Idle);
+    assert_eq!(
+        house.arbiter.send(Deactivate { side: Side::Vllm, force: true }).await.unwrap(),
+        Stopping::Idle
+    );
 }
 
 #[actix_rt::test]
@@ -330,7 +338,7 @@ async fn an_order_to_activate_is_answered_when_the_model_serves_and_takes_no_per
     let mut house = empty(rules()).await;
     let (reply, outcome) = oneshot::channel();
     let ticket = house.parts.ledger.ticket();
-    house.arbiter.do_send(Activate { ticket, launch: launch("a"), reply });
+    house.arbiter.do_send(Activate { ticket, tenant: launch("a").into(), reply });
     house.runs().await;
     house.report(FIRST, Some((FIRST, "a", Phase::Ready)));
     assert!(matches!(outcome.await.unwrap(), Outcome::Activated));
@@ -366,4 +374,75 @@ async fn the_list_is_told_what_is_active_once_for_each_change() {
     }
     let expected = [("a", "ready"), ("a", "draining"), ("a", "stopping"), ("b", "loading")];
     assert_eq!(told, expected.map(|(model, state)| (model.to_owned(), state)));
+}
+
+/// A house that shares its GPU with Ollama.
+async fn sharing() -> House {
+    empty(SchedulerRules { beside_ollama: true, ..rules() }).await
+}
+
+impl House {
+    fn ask_ollama(&self) -> Receiver<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.arbiter.do_send(Admit {
+            ticket: self.parts.ledger.ticket(),
+            tenant: Tenant::Ollama,
+            arrived: clock::now(),
+            refused_by: None,
+            progress: Arc::default(),
+            reply,
+        });
+        outcome
+    }
+}
+
+#[actix_rt::test]
+async fn a_vllm_starts_when_ollama_says_that_it_holds_nothing() {
+    let mut house = sharing().await;
+    let asked = house.ask("a");
+    let Vacate(generation) = house.vacates.next().await;
+    assert!(generation > BEFORE);
+    let status = house.status().await;
+    assert_eq!((status.state, status.ollama), ("stopping", true));
+    assert!(house.goals.rest().is_empty(), "not before");
+    house.arbiter.do_send(OllamaVacated { generation, given: Ok(()) });
+    let (started, model) = house.runs().await;
+    assert_eq!(model, "a");
+    house.report(started, Some((started, "a", Phase::Ready)));
+    let outcome = asked.outcome.await.unwrap();
+    assert!(matches!(outcome, Outcome::Granted(permit) if permit.generation == started));
+}
+
+#[actix_rt::test]
+async fn who_waits_for_a_vllm_is_told_that_ollama_stays() {
+    let mut house = sharing().await;
+    let asked = house.ask("a");
+    let Vacate(generation) = house.vacates.next().await;
+    let given = Err(Cause::OllamaStays { why: "m:latest still loaded after 30 s".into() });
+    house.arbiter.do_send(OllamaVacated { generation, given });
+    let Outcome::Refused(error) = asked.outcome.await.unwrap() else { panic!("no turn") };
+    assert_eq!(error.code, Code::ModelStartFailed);
+    assert!(error.message.contains("m:latest still loaded"), "{}", error.message);
+}
+
+#[actix_rt::test]
+async fn a_new_asker_is_told_again_and_a_new_arbiter_knows_of_requests_at_ollama() {
+    let mut house = sharing().await;
+    let Outcome::Granted(permit) = house.ask_ollama().await.unwrap() else { panic!("no turn") };
+    let status = house.status().await;
+    assert_eq!(
+        (status.state, status.model.as_deref(), status.in_flight),
+        ("ready", Some("ollama"), 1)
+    );
+    assert!(house.arbiter.send(Explode).await.is_err());
+    house.arbiter = start(&house.parts);
+    house.report(BEFORE, None);
+    let _asked = house.ask("a");
+    let status = house.status().await;
+    assert_eq!((status.model.as_deref(), status.in_flight), (Some("ollama"), 1));
+    assert!(house.vacates.rest().is_empty(), "it is in use");
+    drop(permit);
+    let Vacate(generation) = house.vacates.next().await;
+    house.arbiter.do_send(OllamaForgot);
+    assert_eq!(house.vacates.next().await, Vacate(generation));
 }

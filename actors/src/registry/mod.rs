@@ -13,6 +13,7 @@
 mod files;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +23,9 @@ use actix::{
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
+use chat_proxy_core::registry::listing::{
+    Activity, EngineActivity, Item, LayerTimes, Listing, ListingRules, OllamaActivity,
+};
 use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
 use crate::guard::Guard;
@@ -50,8 +53,8 @@ pub struct View {
     pub error: Option<RegistryError>,
     /// Some registry has been loaded.
     pub loaded: bool,
-    /// Which model the list shows as active.
-    pub activity: Option<Activity>,
+    /// What the list shows as running.
+    pub activity: Activity,
     /// When the layers were changed.
     pub times: LayerTimes,
     /// Loads so far, failed ones too.
@@ -103,7 +106,7 @@ pub struct RegistrySettings {
 /// Reads the registry without writing anything: for `check-config`.
 pub fn inspect(settings: &RegistrySettings) -> Result<View, RegistryError> {
     let texts = files::peek(settings)?;
-    build(settings, &texts, None).map(|(view, _)| view)
+    build(settings, &texts, &Activity::default()).map(|(view, _)| view)
 }
 
 type Merged = Vec<chat_proxy_core::registry::layers::Merged>;
@@ -111,15 +114,14 @@ type Merged = Vec<chat_proxy_core::registry::layers::Merged>;
 fn build(
     settings: &RegistrySettings,
     texts: &files::Texts,
-    activity: Option<&Activity>,
+    activity: &Activity,
 ) -> Result<(View, Merged), RegistryError> {
     if texts.curated.is_none() && texts.discovered.is_none() {
         return Err(RegistryError::Missing { dir: settings.dir.display().to_string() });
     }
     let [curated, discovered] = files::parse(settings, texts)?;
     let (snapshot, merged) = Snapshot::build(curated, discovered, &settings.rules);
-    let mut listing = snapshot.list(&settings.listing, texts.times, &RealDisk);
-    listing.mark(activity);
+    let listing = snapshot.list(&settings.listing, texts.times, &RealDisk, activity);
     let list_body = render(&listing);
     let view = View {
         snapshot: Arc::new(snapshot),
@@ -127,7 +129,7 @@ fn build(
         list_body,
         error: None,
         loaded: true,
-        activity: activity.cloned(),
+        activity: activity.clone(),
         times: texts.times,
         loads: 0,
         load_time: Duration::ZERO,
@@ -163,11 +165,7 @@ enum Found {
 
 /// One look at the files; blocking. One at a time: a look also writes, and between the steps of
 /// one another would take our merged file for a user's old single file.
-fn look(
-    settings: &RegistrySettings,
-    known: Option<&Fingerprint>,
-    activity: Option<&Activity>,
-) -> Found {
+fn look(settings: &RegistrySettings, known: Option<&Fingerprint>, activity: &Activity) -> Found {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let begin = Instant::now();
@@ -200,8 +198,8 @@ pub struct RegistryActor {
     /// not overwrite what a later one found.
     begun: u64,
     taken: u64,
-    /// Which model holds the engine's port; and whether the list is being rendered with it.
-    activity: Option<Activity>,
+    /// What runs; and whether the list is being rendered with it.
+    activity: Activity,
     marking: bool,
     _guard: Guard,
 }
@@ -235,7 +233,7 @@ impl RegistryActor {
     /// is found, which may be an error and no entries, is published.
     #[must_use]
     pub fn having_read(mut self) -> Self {
-        let found = look(&self.settings, None, None);
+        let found = look(&self.settings, None, &self.activity);
         // Told to the log, and to whoever asks for readiness.
         let _ = self.take(1, found);
         self
@@ -322,9 +320,8 @@ impl RegistryActor {
         let number = self.begun;
         let (settings, known) = (self.settings.clone(), self.known.clone());
         let activity = self.activity.clone();
-        let work = actix_rt::task::spawn_blocking(move || {
-            look(&settings, known.as_ref(), activity.as_ref())
-        });
+        let work =
+            actix_rt::task::spawn_blocking(move || look(&settings, known.as_ref(), &activity));
         ctx.spawn(work.into_actor(self).map(move |found, actor, ctx| {
             actor.looking = false;
             match found {
@@ -346,9 +343,15 @@ impl RegistryActor {
         }
         self.marking = true;
         let (old, activity) = (self.view.load_full(), self.activity.clone());
+        let rules = self.settings.listing.clone();
         let work = actix_rt::task::spawn_blocking(move || {
-            let mut listing = Listing::clone(&old.listing);
-            let marked = listing.mark(activity.as_ref()).then(|| (render(&listing), listing));
+            let listing = if activity.lists_alike(&old.activity) {
+                let mut listing = Listing::clone(&old.listing);
+                listing.mark(&activity).then_some(listing)
+            } else {
+                Some(old.snapshot.list(&rules, old.times, &RealDisk, &activity))
+            };
+            let marked = listing.map(|listing| (render(&listing), listing));
             (old, activity, marked)
         });
         ctx.spawn(work.into_actor(self).map(|done, actor, ctx| {
@@ -440,7 +443,7 @@ impl Handler<Reload> for RegistryActor {
         let settings = self.settings.clone();
         let dir = settings.dir.display().to_string();
         let activity = self.activity.clone();
-        let work = actix_rt::task::spawn_blocking(move || look(&settings, None, activity.as_ref()));
+        let work = actix_rt::task::spawn_blocking(move || look(&settings, None, &activity));
         Box::pin(work.into_actor(self).map(move |found, actor, ctx| match found {
             Ok(found) => {
                 let taken = actor.take(number, found);
@@ -455,14 +458,30 @@ impl Handler<Reload> for RegistryActor {
 /// Which model holds the engine's port, if any: for the list.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
-pub struct ShowActivity(pub Option<Activity>);
+pub struct ShowActivity(pub Option<EngineActivity>);
 
 impl Handler<ShowActivity> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, ShowActivity(activity): ShowActivity, ctx: &mut Self::Context) {
-        if self.activity != activity {
-            self.activity = activity;
+    fn handle(&mut self, ShowActivity(engine): ShowActivity, ctx: &mut Self::Context) {
+        if self.activity.engine != engine {
+            self.activity.engine = engine;
+            self.mark(ctx);
+        }
+    }
+}
+
+/// What every Ollama that was asked has and has loaded, by its base address: for the list.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ShowOllama(pub Arc<BTreeMap<String, OllamaActivity>>);
+
+impl Handler<ShowOllama> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, ShowOllama(ollama): ShowOllama, ctx: &mut Self::Context) {
+        if self.activity.ollama != ollama {
+            self.activity.ollama = ollama;
             self.mark(ctx);
         }
     }

@@ -197,7 +197,7 @@ async fn five_thousand_entries_load_fast() {
     let list: Vec<String> = (0..5000).map(|i| entry(&format!("model-{i}"), 1 + i)).collect();
     let home = start(&format!("[{}]", list.join(",")));
     let begin = Instant::now();
-    let Found::New(new) = look(&settings(home.dir.path()), None, None) else {
+    let Found::New(new) = look(&settings(home.dir.path()), None, &Activity::default()) else {
         panic!("nothing found")
     };
     assert!(new.1.is_ok());

@@ -2,9 +2,12 @@
 //!
 //! Owns: the request view and its edits ([`request`]), SSE framing ([`sse`]), what one streamed
 //! chunk says ([`chunk`]), and the chain that every streamed answer goes through ([`stream`]);
-//! for answers in one piece [`unary`]. Must never do: I/O.
+//! for answers in one piece [`unary`]; Ollama's native protocol to and fro [`ollama`]. Must never
+//! do: I/O.
 
 pub mod chunk;
+pub mod ollama;
+pub mod remote;
 pub mod request;
 pub mod sse;
 pub mod stream;

@@ -55,6 +55,13 @@ pub fn summarize(body: &[u8]) -> Summary {
             summary.usage = Usage::parse(w.slice(place));
             Some(())
         }
+        // What `/v1/messages` calls it; and `/v1/responses`, where nothing else has a status.
+        b"stop_reason" | b"status" if w.peek()? == b'"' => {
+            let reason = w.string()?;
+            let shown = String::from_utf8_lossy(&reason[..reason.len().min(64)]);
+            summary.finish_reason.get_or_insert(shown.into_owned());
+            Some(())
+        }
         b"choices" if w.peek()? == b'[' => w.array(|w| {
             if w.peek()? != b'{' {
                 return w.value().map(drop);

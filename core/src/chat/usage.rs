@@ -1,4 +1,4 @@
-//! Token counts as backends report them (OpenAI's `usage` object).
+//! Token counts as backends report them (OpenAI's and Anthropic's `usage` objects).
 //!
 //! Owns: reading the counts. Must never do: make one up; what a backend does not say stays absent.
 
@@ -23,6 +23,12 @@ struct Wire {
     completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
     completion_tokens_details: Option<CompletionDetails>,
+    // As `/v1/responses` and `/v1/messages` say the same.
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    input_tokens_details: Option<PromptDetails>,
+    output_tokens_details: Option<CompletionDetails>,
+    cache_read_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -39,11 +45,14 @@ impl Usage {
     /// Reads a `usage` object; anything else is `None`.
     pub fn parse(object: &[u8]) -> Option<Usage> {
         let wire: Wire = serde_json::from_slice(object).ok()?;
+        let prompt = wire.prompt_tokens_details.or(wire.input_tokens_details);
+        let completion = wire.completion_tokens_details.or(wire.output_tokens_details);
+        let cached = prompt.and_then(|details| details.cached_tokens);
         Some(Usage {
-            prompt_tokens: wire.prompt_tokens,
-            completion_tokens: wire.completion_tokens,
-            reasoning_tokens: wire.completion_tokens_details.and_then(|d| d.reasoning_tokens),
-            cached_tokens: wire.prompt_tokens_details.and_then(|d| d.cached_tokens),
+            prompt_tokens: wire.prompt_tokens.or(wire.input_tokens),
+            completion_tokens: wire.completion_tokens.or(wire.output_tokens),
+            reasoning_tokens: completion.and_then(|details| details.reasoning_tokens),
+            cached_tokens: cached.or(wire.cache_read_input_tokens),
         })
     }
 }

@@ -8,6 +8,9 @@ use std::net::IpAddr;
 use super::keys::Settings;
 use super::layers::Origin;
 use super::{Problem, tables::Right};
+use crate::autostart::Plan;
+use crate::registry::ollama::default_server;
+use crate::registry::{EndpointRules, OllamaRules};
 
 /// Whether a host is this machine's own loopback, by its spelling.
 pub(super) fn is_loopback(host: &str) -> bool {
@@ -56,6 +59,24 @@ pub(super) fn together(
                 format!("key {:?}: rights are [\"chat\"] or [\"chat\", \"admin\"]", key.name),
             );
         }
+    }
+    let autostart = &settings.autostart;
+    let grace = autostart.autostart_grace_period_s.get();
+    for problem in Plan::of(None, &autostart.services, grace).err().unwrap_or_default() {
+        say("services", problem);
+    }
+    let tables_are_good = Plan::of(None, &autostart.services, grace).is_ok();
+    let map = autostart.autostart_map.as_deref();
+    for problem in Plan::of(map, &autostart.services, grace).err().unwrap_or_default() {
+        if tables_are_good {
+            say("autostart_map", problem);
+        }
+    }
+    let base_url = settings.ollama.ollama_base_url.clone();
+    let ollama = OllamaRules { base_url, ..OllamaRules::default() };
+    let rules = EndpointRules { ollama, ..EndpointRules::default() };
+    if let Err(problem) = default_server(&rules) {
+        say("ollama_base_url", problem);
     }
     if settings.vllm.vllm_remote_url.is_some() {
         say("vllm_remote_url", "there is no remote executor yet; leave this unset".to_owned());

@@ -145,21 +145,21 @@ sections! {
     }
     /// Services that are started on demand.
     autostart Autostart {
-        autostart_enabled: bool = Bool, "true", Now, "Start engines when a request needs them; by hand they can always be started.";
-        autostart_map: Option<String> = Text, "", Later, "What to start: backend=service, separated by commas, or JSON.";
-        autostart_grace_period_s: Seconds = S, "120", Later, "A started service must be ready within this (s).";
-        services: BTreeMap<String, Service> = Services, "{}", Later, "Tables that say how a service is started.";
+        autostart_enabled: bool = Bool, "true", Now, "Start engines and services when a request needs them; by hand they can always be started.";
+        autostart_map: Option<String> = Text, "", Now, "What to start for whom: backend=service, separated by commas, or JSON {model: {command: [...]}}; a service is a table below, or an entry of the registry.";
+        autostart_grace_period_s: Seconds = S, "120", Now, "A started service must be ready within this (s), where its table does not say.";
+        services: BTreeMap<String, Service> = Services, "{}", Now, "Tables that say how a service is started: command, cwd, env, ready_url or ready_log, grace_period_s, stop_signal, models.";
     }
     /// What a request may hold.
     limits Limits {
         max_body_bytes: u64 = BYTES, "67_108_864", Now, "Largest request body (bytes).";
         max_buffered_bytes: u64 = BYTES, "536_870_912", Now, "Request bodies held in memory by all requests together (bytes).";
-        body_spool_bytes: u64 = BYTES, "1_048_576", Later, "Relayed bodies over this go to a temporary file (bytes).";
+        body_spool_bytes: u64 = BYTES, "1_048_576", Now, "Bodies of relayed requests over this wait in an unlinked file in _staging, not in memory (bytes).";
         require_template: bool = Bool, "true", Later, "Refuse models of local engines that have no chat template.";
         max_image_bytes: u64 = BYTES, "6_000_000", Later, "Images of one request together, decoded from base64 (bytes).";
         max_decode_pixels: u64 = COUNT, "100_000_000", Later, "Images with more pixels are not decoded.";
-        fetch_remote_images: bool = Bool, "false", Later, "Fetch http(s) images for backends that cannot.";
-        fetch_remote_images_private: bool = Bool, "false", Later, "Also from private addresses.";
+        fetch_remote_images: bool = Bool, "false", Now, "Fetch http(s) images for backends that cannot (Ollama), from public addresses.";
+        fetch_remote_images_private: bool = Bool, "false", Now, "Fetch them from private addresses too.";
         strict_capabilities: bool = Bool, "false", Later, "Refuse tools for models that are flagged as having none.";
         reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to thoughts that stand as think tags in the text.";
         reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Later, "The field in which clients get reasoning.";
@@ -211,10 +211,12 @@ sections! {
     }
     /// Ollama.
     ollama Ollama {
-        ollama_base_url: String = Text, "\"http://127.0.0.1:11434\"", Later, "Where Ollama answers.";
-        ollama_stop_timeout_s: Seconds = S, "30", Later, "Unloading must be confirmed within this (s).";
-        ollama_load_timeout_s: Seconds = S, "300", Later, "Loading must be done within this (s).";
-        ollama_allow_cpu_fallback: bool = Bool, "false", Later, "Let Ollama run a model without the GPU.";
+        ollama_base_url: String = Text, "\"http://127.0.0.1:11434\"", Now, "Where Ollama answers; entries may name another place.";
+        ollama_stop_timeout_s: Seconds = S, "30", Now, "Unloading must be confirmed by Ollama within this (s), before a vLLM starts.";
+        ollama_load_timeout_s: Seconds = S, "300", Now, "Loading must be done within this (s); 0 = no limit.";
+        ollama_allow_cpu_fallback: bool = Bool, "false", Now, "Let Ollama run a model from main memory where this machine has a GPU; else that is a failed load.";
+        ollama_shares_gpu: String = Choice(&["auto", "always", "never"]), "\"auto\"", Now, "Whether Ollama takes turns at the GPU with vLLM; auto: if its address is loopback, the loopback alias, or a name without a dot.";
+        ollama_keep_alive: Option<String> = Text, "", Now, "How long Ollama keeps a model after a request (seconds, or 10m, -1 for ever), where the entry does not say; unset: its own default.";
     }
     /// The request log.
     logging Logging {
@@ -235,7 +237,7 @@ sections! {
         background_swap_wait_s: Seconds = S, "600", Later, "A background request causes a swap at the latest after this (s).";
         background_idle_s: Seconds = S, "20", Later, "Quiet time before background work may cause a swap (s).";
         idle_unload_s: Seconds = S, "0", Later, "An unused model is unloaded after this (s); 0 = never.";
-        preload: Vec<String> = List, "[]", Later, "Models that are loaded at start.";
+        preload: Vec<String> = List, "[]", Now, "Models, or services, that are loaded at start, one after the other, in the background.";
         lease_wait: bool = Bool, "false", Later, "Requests wait while the GPU is leased, instead of being refused.";
         lease_drain_timeout_s: Seconds = S, "120", Later, "A lease waits for running requests at most this long (s).";
     }

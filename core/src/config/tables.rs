@@ -111,7 +111,7 @@ fn parse_sha256(hex: &str) -> Result<[u8; 32], String> {
 }
 
 /// How a service of the autostart map is started (SPEC 6.4).
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Program and arguments.

@@ -71,9 +71,18 @@ fn every_key_of_the_specification_exists_with_its_default() {
         let value = loaded.values.get(name).unwrap_or_else(|| panic!("no key {name}"));
         assert_eq!(value.as_deref().unwrap_or("unset"), default, "{name}");
     }
-    // Beyond the specification's list: tables and what [security] needs for HTTPS.
+    // Beyond the specification's list: tables, what [security] needs for HTTPS, and what it says of
+    // Ollama without naming a key.
+    let further = [
+        "services",
+        "vllm_env",
+        "tls_cert_file",
+        "tls_key_file",
+        "ollama_shares_gpu",
+        "ollama_keep_alive",
+    ];
     let named = spec.split_whitespace().count();
-    assert_eq!(KEYS.len(), named + 4, "services, vllm_env, tls_cert_file, tls_key_file");
+    assert_eq!(KEYS.len(), named + further.len(), "{further:?}");
 }
 
 #[test]

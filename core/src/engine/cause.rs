@@ -70,6 +70,12 @@ pub enum Cause {
         /// The last failure.
         last: Box<Cause>,
     },
+    /// Ollama did not give the GPU back.
+    #[error("Ollama did not give the GPU back: {why}")]
+    OllamaStays {
+        /// What it still holds, or why that cannot be known.
+        why: String,
+    },
     /// A process of the old engine could not be ended.
     #[error("the old engine cannot be ended: {who}")]
     Stuck {
@@ -92,7 +98,7 @@ impl Cause {
 
     /// Whether the engine itself is at fault, and not whoever has its port.
     pub fn is_of_the_engine(&self) -> bool {
-        !matches!(self, Cause::PortTaken { .. } | Cause::Stuck { .. })
+        !matches!(self, Cause::PortTaken { .. } | Cause::Stuck { .. } | Cause::OllamaStays { .. })
     }
 
     /// In one line, for `last_error` and the log.
@@ -116,6 +122,8 @@ impl Cause {
                 .hint("stop that program, or set vllm_port to another port"),
             Cause::NotStarted { .. } => ApiError::new(Code::ModelStartFailed, message)
                 .hint("set vllm_command to the program that starts vLLM"),
+            Cause::OllamaStays { .. } => ApiError::new(Code::ModelStartFailed, message)
+                .hint("look at `ollama ps`; if it runs on another GPU, set ollama_shares_gpu = \"never\""),
             Cause::Stuck { .. } => ApiError::new(Code::ModelStartFailed, message)
                 .hint("nothing can be started until it is gone; look at that process"),
             Cause::EndedAtStart { status, telling } => {

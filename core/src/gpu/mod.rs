@@ -5,5 +5,7 @@
 
 mod refusal;
 pub mod scheduler;
+mod tenant;
 
 pub use scheduler::{Effect, Event, Refusal, Scheduler, SchedulerRules};
+pub use tenant::{Side, Tenant, TenantId};

@@ -20,6 +20,7 @@
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
 //! one has come nothing is decided.
 
+mod ollama;
 mod reports;
 mod turns;
 mod types;
@@ -30,7 +31,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::lifecycle::Moment;
-use crate::engine::{Broken, Launch};
+use crate::engine::{Broken, Held, Launch};
+use crate::gpu::{Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
 pub use types::{
@@ -58,13 +60,17 @@ pub struct Scheduler {
     over: Generation,
     draining: bool,
     /// Measured times from decision to ready.
-    swap_times: HashMap<ModelName, Duration>,
+    swap_times: HashMap<TenantId, Duration>,
     /// Models in a crash loop, by the last report.
     broken: Vec<Broken>,
     /// Since when nobody waits for the model that loads.
     alone: Option<Moment>,
     /// The decision that the present change of hands follows.
     decided: Option<(Moment, Reason)>,
+    /// Ollama has just said that it holds nothing: the start that asked for it may begin.
+    vacant: bool,
+    /// A vLLM that lives while Ollama has the GPU; it has been told to go.
+    beside: Option<Held>,
 }
 
 impl Scheduler {
@@ -82,6 +88,8 @@ impl Scheduler {
             broken: Vec::new(),
             alone: None,
             decided: None,
+            vacant: false,
+            beside: None,
         }
     }
 
@@ -96,17 +104,26 @@ impl Scheduler {
     }
 
     /// What an order to stop, given now, would meet.
-    pub fn stopping(&self) -> Stopping {
+    pub fn stopping(&self, side: Side) -> Stopping {
         match &self.gpu {
+            _ if self.side() != Some(side) => Stopping::Idle,
             Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => Stopping::Idle,
-            Gpu::Loading(_, launch, _) => Stopping::Now(launch.model.clone()),
-            Gpu::Clearing(clearing) => Stopping::Now(clearing.launch.model.clone()),
+            Gpu::Loading(_, launch, _) => Stopping::Now(TenantId::from(&**launch)),
+            Gpu::Clearing(clearing) => Stopping::Now(clearing.tenant.id()),
             Gpu::Resident(resident) if resident.in_flight == 0 => {
-                Stopping::Now(resident.launch.model.clone())
+                Stopping::Now(resident.tenant.id())
             }
-            Gpu::Resident(resident) => {
-                Stopping::WaitsFor(resident.launch.model.clone(), resident.in_flight)
-            }
+            Gpu::Resident(resident) => Stopping::WaitsFor(resident.tenant.id(), resident.in_flight),
+        }
+    }
+
+    /// Whose tenant holds the GPU.
+    fn side(&self) -> Option<Side> {
+        match &self.gpu {
+            Gpu::Unknown | Gpu::Empty => None,
+            Gpu::Loading(..) | Gpu::Stuck(_) => Some(Side::Vllm),
+            Gpu::Resident(resident) => Some(resident.tenant.side()),
+            Gpu::Clearing(clearing) => Some(clearing.tenant.side()),
         }
     }
 
@@ -120,7 +137,10 @@ impl Scheduler {
             Event::Engine { report, in_flight, fresh } => {
                 self.engine(report, in_flight, fresh, now, &mut out);
             }
-            Event::Deactivate { force } => self.deactivate(force, now, &mut out),
+            Event::OllamaInUse(generation, count) => self.ollama_in_use(generation, count, now),
+            Event::Vacated(generation, given) => self.vacated(generation, given, now, &mut out),
+            Event::OllamaForgot => self.ollama_forgot(&mut out),
+            Event::Deactivate { side, force } => self.deactivate(side, force, now, &mut out),
             Event::Drain => self.drain(&mut out),
             Event::Tick => {}
         }
@@ -137,14 +157,16 @@ impl Scheduler {
         if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu {
             return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
         }
-        let model = &waiter.launch.model;
-        let there = self.serves(model) || self.waiters.asked_by_hand(model);
-        let resident =
-            matches!(&self.gpu, Gpu::Resident(resident) if resident.launch.model == *model);
-        if waiter.purpose == Purpose::Activate && !resident {
+        let id = waiter.tenant.id();
+        let there = self.serves(&id) || self.waiters.asked_by_hand(&id);
+        let resident = matches!(&self.gpu, Gpu::Resident(resident) if resident.tenant.is(&id));
+        if let TenantId::Model(model) = &id
+            && waiter.purpose == Purpose::Activate
+            && !resident
+        {
             self.pardon(model.clone(), out);
         }
-        if !there && let Some(broken) = self.broken(&waiter.launch, now) {
+        if !there && let Some(broken) = self.broken(&waiter.tenant, now) {
             return out.push(Effect::Refuse(ticket, Refusal::Failed(broken.cause(now))));
         }
         if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
@@ -170,17 +192,20 @@ impl Scheduler {
     }
 
     /// The crash loop that a launch is in just now.
-    fn broken(&self, launch: &Launch, now: Moment) -> Option<&Broken> {
-        self.broken.iter().find(|broken| *broken.launch == *launch && broken.until > now)
+    fn broken(&self, tenant: &Tenant, now: Moment) -> Option<&Broken> {
+        let launch = tenant.launch()?;
+        self.broken.iter().find(|broken| broken.launch == *launch && broken.until > now)
     }
 
-    /// Whether a model is resident, loads, or may be (nothing is known yet).
-    fn serves(&self, model: &ModelName) -> bool {
+    /// Whether a model is resident, loads, or may be (nothing is known yet). Ollama needs no start:
+    /// where nothing else is, it is there.
+    fn serves(&self, id: &TenantId) -> bool {
         match &self.gpu {
             Gpu::Unknown => true,
-            Gpu::Loading(_, launch, _) => launch.model == *model,
-            Gpu::Resident(resident) => resident.launch.model == *model,
-            Gpu::Empty | Gpu::Clearing(_) | Gpu::Stuck(_) => false,
+            Gpu::Loading(_, launch, _) => TenantId::from(&**launch) == *id,
+            Gpu::Resident(resident) => resident.tenant.is(id),
+            Gpu::Empty | Gpu::Clearing(_) => *id == TenantId::Ollama,
+            Gpu::Stuck(_) => false,
         }
     }
 
@@ -196,20 +221,23 @@ impl Scheduler {
         }
     }
 
-    fn deactivate(&mut self, force: bool, now: Moment, out: &mut Vec<Effect>) {
-        let model = match &self.gpu {
-            Gpu::Loading(_, launch, _) => launch.model.clone(),
-            Gpu::Resident(resident) => resident.launch.model.clone(),
+    fn deactivate(&mut self, side: Side, force: bool, now: Moment, out: &mut Vec<Effect>) {
+        if self.side() != Some(side) {
+            return;
+        }
+        let id = match &self.gpu {
+            Gpu::Loading(_, launch, _) => TenantId::from(&**launch),
+            Gpu::Resident(resident) => resident.tenant.id(),
             _ => return,
         };
-        for ticket in self.waiters.take_of(&model) {
+        for ticket in self.waiters.take_of(&id) {
             out.push(Effect::Refuse(ticket, Refusal::Stopped));
         }
         match &mut self.gpu {
             Gpu::Loading(generation, launch, _) => {
-                let (generation, launch) = (*generation, launch.clone());
+                let (generation, tenant) = (*generation, launch.clone().into());
                 self.decided = None;
-                self.clear(generation, launch, now, out);
+                self.clear(generation, tenant, now, out);
             }
             Gpu::Resident(resident) => {
                 // An order in peace gives no more time than there was.
@@ -235,14 +263,15 @@ impl Scheduler {
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let Some(limit) = self.rules.max_wait else { return };
         let loading = match &self.gpu {
-            Gpu::Loading(_, launch, _) => Some(launch.model.clone()),
+            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
             _ => None,
         };
         let late: Vec<(Ticket, Duration)> = self
             .waiters
             .iter()
             .filter(|w| {
-                Some(&w.launch.model) != loading.as_ref() && w.arrived.saturating_add(limit) <= now
+                let loads = loading.as_ref().is_some_and(|id| w.tenant.is(id));
+                !loads && w.arrived.saturating_add(limit) <= now
             })
             .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
             .collect();
@@ -270,18 +299,23 @@ impl Scheduler {
         }
     }
 
-    /// Empty => Loading, for whoever goes first.
+    /// Empty => (Loading | Resident | Clearing), for whoever goes first.
     fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let vacant = std::mem::take(&mut self.vacant);
         let Some(next) = self.waiters.first() else {
             self.decided = None;
             return;
         };
-        let (launch, reason) = (next.launch.clone(), next.purpose.reason());
+        let (tenant, reason) = (next.tenant.clone(), next.purpose.reason());
         if self.decided.is_none() {
             self.decided = Some((now, reason));
-            out.push(Effect::SwapBegan { from: None, to: launch.model.clone(), reason });
+            out.push(Effect::SwapBegan { from: None, to: tenant.id(), reason });
         }
-        self.run(launch, now, out);
+        match tenant {
+            Tenant::Ollama => self.open_ollama(now, out),
+            Tenant::Vllm(_) if self.rules.beside_ollama && !vacant => self.vacate(now, out),
+            Tenant::Vllm(launch) => self.run(launch, now, out),
+        }
     }
 
     /// Any => Loading, under a new number.
@@ -295,10 +329,8 @@ impl Scheduler {
     /// Where requests start nothing, only those stay whose model is there or was asked for by hand.
     fn refuse_requests(&mut self, out: &mut Vec<Effect>) {
         let off = |w: &&Waiter| {
-            let model = &w.launch.model;
-            w.purpose == Purpose::Request
-                && !self.serves(model)
-                && !self.waiters.asked_by_hand(model)
+            let id = w.tenant.id();
+            w.purpose == Purpose::Request && !self.serves(&id) && !self.waiters.asked_by_hand(&id)
         };
         let refused: Vec<Ticket> = self.waiters.iter().filter(off).map(|w| w.ticket).collect();
         for ticket in refused {
@@ -310,9 +342,9 @@ impl Scheduler {
     /// Requests for a model in a crash loop, unless it is there all the same, or comes by hand.
     fn refuse_broken(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let of = |w: &Waiter| {
-            let model = &w.launch.model;
-            let comes = self.serves(model) || self.waiters.asked_by_hand(model);
-            self.broken(&w.launch, now).filter(|_| !comes).map(|broken| broken.cause(now))
+            let id = w.tenant.id();
+            let comes = self.serves(&id) || self.waiters.asked_by_hand(&id);
+            self.broken(&w.tenant, now).filter(|_| !comes).map(|broken| broken.cause(now))
         };
         let refused: Vec<_> =
             self.waiters.iter().filter_map(|w| Some((w.ticket, of(w)?))).collect();
@@ -326,7 +358,7 @@ impl Scheduler {
     /// another, else after a while.
     fn reconsider_load(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let Gpu::Loading(generation, launch, _) = &self.gpu else { return };
-        if self.waiters.any_of(&launch.model) {
+        if self.waiters.any_of(&TenantId::from(&**launch)) {
             self.alone = None;
             return;
         }
@@ -336,9 +368,9 @@ impl Scheduler {
         if self.waiters.len() == 0 && !late {
             return;
         }
-        let (generation, launch) = (*generation, launch.clone());
+        let (generation, tenant) = (*generation, launch.clone().into());
         self.decided = None;
-        self.clear(generation, launch, now, out);
+        self.clear(generation, tenant, now, out);
     }
 
     /// Requests of a dead engine that have not seen it by themselves.
@@ -350,16 +382,20 @@ impl Scheduler {
         }
     }
 
+    /// Any => Clearing: it is told to go.
     fn clear(
         &mut self,
         generation: Generation,
-        launch: Arc<Launch>,
+        tenant: Tenant,
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
-        out.push(Effect::Stop(generation));
+        out.push(match &tenant {
+            Tenant::Vllm(_) => Effect::Stop(generation),
+            Tenant::Ollama => Effect::Vacate(generation),
+        });
         self.gpu =
-            Gpu::Clearing(Clearing { generation, launch, since: now, in_flight: 0, cut_at: None });
+            Gpu::Clearing(Clearing { generation, tenant, since: now, in_flight: 0, cut_at: None });
     }
 
     /// A guess of what a new request would have to wait, from measured swaps.
@@ -380,18 +416,19 @@ impl Scheduler {
     /// When [`Event::Tick`] is due.
     pub fn next_tick(&self) -> Option<Moment> {
         let loading = match &self.gpu {
-            Gpu::Loading(_, launch, _) => Some(&launch.model),
+            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
             _ => None,
         };
         // The first to go need not be the first who came.
-        let waits = self.waiters.iter().filter(|w| Some(&w.launch.model) != loading);
+        let waits =
+            self.waiters.iter().filter(|w| !loading.as_ref().is_some_and(|id| w.tenant.is(id)));
         let oldest = waits.map(|w| w.arrived).min();
         let expiry = oldest.and_then(|at| Some(at.saturating_add(self.rules.max_wait?)));
         let turn = match &self.gpu {
             Gpu::Resident(resident) => {
-                let model = &resident.launch.model;
+                let id = resident.tenant.id();
                 let closing = match &resident.closing {
-                    None => self.waiters.first_but(model).map(|w| self.due(w)),
+                    None => self.waiters.first_but(&id).map(|w| self.due(w)),
                     Some(closing) => closing.cut_at.filter(|_| resident.in_flight > 0),
                 };
                 let turn = self.turn();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::entry::{BackendConfig, Entry};
+use super::ollama::{OllamaModel, OllamaRules};
 use crate::engine::{EngineRules, Launch};
 
 /// What settings have to say about addresses.
@@ -18,6 +19,8 @@ pub struct EndpointRules {
     pub vllm_single_port: bool,
     /// How the engines on that port are started.
     pub engine: EngineRules,
+    /// Where Ollama is.
+    pub ollama: OllamaRules,
 }
 
 /// Who answers for an entry.
@@ -26,7 +29,7 @@ pub enum Placement {
     /// A vLLM that we start and stop.
     SinglePort(Arc<Launch>),
     /// Ollama, through its own protocol.
-    Ollama,
+    Ollama(Arc<OllamaModel>),
     /// An OpenAI-compatible server that somebody else runs.
     External(Endpoint),
 }
@@ -68,6 +71,15 @@ impl Endpoint {
         Ok(Endpoint { base: base_of(&url), userinfo: None, api_key_env: None, ca_file: None })
     }
 
+    /// A server at an address that has been read; the error names the field.
+    pub(super) fn at(field: &str, mut url: Url, rules: &EndpointRules) -> Result<Endpoint, String> {
+        let text = url.to_string();
+        apply_alias(&mut url, rules)
+            .map_err(|alias| bad(field, &text, &format!("cannot take the alias {alias:?}")))?;
+        let userinfo = take_userinfo(&mut url);
+        Ok(Endpoint { userinfo, base: base_of(&url), api_key_env: None, ca_file: None })
+    }
+
     /// A server at a port of this machine.
     pub fn loopback(port: u16) -> Endpoint {
         let base = format!("http://127.0.0.1:{port}/v1");
@@ -100,7 +112,7 @@ impl Placement {
     pub fn of(entry: &Entry, rules: &EndpointRules) -> Result<Placement, String> {
         let config = &entry.backend_config;
         match entry.backend.as_str() {
-            "ollama" => Ok(Placement::Ollama),
+            "ollama" => OllamaModel::of(entry, rules).map(Arc::new).map(Placement::Ollama),
             "vllm" if config.base_url.is_none() && rules.vllm_single_port => {
                 Launch::of(entry, &rules.engine).map(Arc::new).map(Placement::SinglePort)
             }
@@ -119,28 +131,38 @@ fn external(
         (None, Some(host)) => ("host", with_scheme(host)),
         (None, None) => ("host", "http://127.0.0.1".to_owned()),
     };
-    let bad = |why: &str| format!("`backend_config.{field}` {:?} {why}", without_userinfo(&text));
-    let mut url = Url::parse(&text).map_err(|e| bad(&format!("is not an address: {e}")))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad("must begin with http:// or https://"));
+    let named = format!("`backend_config.{field}`");
+    let mut url = address(&named, &text)?;
+    if field == "host" && url.port().is_none() {
+        let port = match url.scheme() {
+            "http" => Some(config.port.unwrap_or_else(|| default_port(backend))),
+            _ => config.port,
+        };
+        url.set_port(port).map_err(|()| bad(&named, &text, "cannot have a port"))?;
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("must have no query and no fragment"));
-    }
-    if field == "host" && url.port().is_none() && url.scheme() == "http" {
-        let port = config.port.unwrap_or_else(|| default_port(backend));
-        url.set_port(Some(port)).map_err(|()| bad("cannot have a port"))?;
-    } else if field == "host" && url.port().is_none() {
-        url.set_port(config.port).map_err(|()| bad("cannot have a port"))?;
-    }
-    apply_alias(&mut url, rules)
-        .map_err(|alias| bad(&format!("cannot take the alias {alias:?}")))?;
+    let endpoint = Endpoint::at(&named, url, rules)?;
     Ok(Endpoint {
-        userinfo: take_userinfo(&mut url),
-        base: base_of(&url),
         api_key_env: config.api_key_env.clone(),
         ca_file: config.ca_file.clone(),
+        ..endpoint
     })
+}
+
+/// What is wrong with an address, without the password that may stand in it.
+fn bad(field: &str, text: &str, why: &str) -> String {
+    format!("{field} {:?} {why}", without_userinfo(text))
+}
+
+/// Reads an address of a backend; the error names the field.
+pub(super) fn address(field: &str, text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| bad(field, text, &format!("is not an address: {e}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(bad(field, text, "must begin with http:// or https://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad(field, text, "must have no query and no fragment"));
+    }
+    Ok(url)
 }
 
 /// An address as it may be shown: what stands before an `@` may be a password.
@@ -153,7 +175,7 @@ fn without_userinfo(text: &str) -> String {
     }
 }
 
-fn with_scheme(text: &str) -> String {
+pub(super) fn with_scheme(text: &str) -> String {
     let text = text.trim();
     if text.contains("://") {
         return text.to_owned();
@@ -296,7 +318,8 @@ mod tests {
         let mut rules = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
         let placed = place("vllm", &json!({"port": 24005}), &rules);
         assert!(matches!(placed, Ok(Placement::SinglePort(_))), "{placed:?}");
-        assert_eq!(place("ollama", &json!({}), &rules), Ok(Placement::Ollama));
+        let ollama = place("ollama", &json!({}), &rules);
+        assert!(matches!(ollama, Ok(Placement::Ollama(_))), "{ollama:?}");
         rules.vllm_single_port = false;
         let Ok(Placement::External(endpoint)) = place("vllm", &json!({"port": 24005}), &rules)
         else {

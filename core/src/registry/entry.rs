@@ -54,6 +54,8 @@ pub struct Entry {
     pub chat_template: ChatTemplate,
     /// `metadata.pricing`.
     pub pricing: Option<Pricing>,
+    /// `metadata.ollama_capabilities`: what Ollama has said that it can do; empty: not known.
+    pub ollama_capabilities: Vec<String>,
 }
 
 /// Prices of a million tokens, in whatever currency the registry is kept in.
@@ -128,6 +130,18 @@ pub struct BackendConfig {
     /// From its spawn to ready.
     #[serde(rename = "start_timeout_s", deserialize_with = "seconds")]
     pub start_timeout: Option<Duration>,
+    /// Whether it uses the GPU of this machine, where the file says so.
+    #[serde(deserialize_with = "maybe_truth")]
+    pub uses_gpu: Option<bool>,
+    /// Ollama's options.
+    #[serde(deserialize_with = "loose_map")]
+    pub options: Map<String, Value>,
+    /// How long Ollama keeps it loaded: seconds, or a duration such as `10m`.
+    #[serde(deserialize_with = "some_value")]
+    pub keep_alive: Option<Value>,
+    /// Whether it thinks at Ollama where the client does not say: a bool or a level.
+    #[serde(deserialize_with = "some_value")]
+    pub think: Option<Value>,
 }
 
 /// The fields of an entry that need no cleaning beyond their own deserializer.
@@ -189,8 +203,9 @@ impl Entry {
         let backend = wire.backend.ok_or("`backend` is missing")?.to_ascii_lowercase();
         Ok(Entry {
             testing: wire.metadata.get("testing").is_some_and(is_truthy),
-            profiles: profiles(&wire.metadata),
+            profiles: texts_of(wire.metadata.get("profiles")),
             pricing: Pricing::of(&wire.metadata),
+            ollama_capabilities: texts_of(wire.metadata.get("ollama_capabilities")),
             capabilities: Capabilities::read(&wire.capabilities, &wire.metadata),
             name,
             display_name: wire.display_name,
@@ -228,8 +243,9 @@ impl Entry {
     }
 }
 
-fn profiles(metadata: &Map<String, Value>) -> Vec<String> {
-    match metadata.get("profiles") {
+/// A list of texts, or one.
+fn texts_of(value: Option<&Value>) -> Vec<String> {
+    match value {
         Some(Value::Array(list)) => {
             list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         }
@@ -327,6 +343,21 @@ fn loose_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, V
 
 fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Value::deserialize(deserializer).map(|value| is_truthy(&value))
+}
+
+fn maybe_truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok((!value.is_null()).then(|| is_truthy(&value)))
+}
+
+/// Numbers and bools also where they are written as texts; `null` and blank are none.
+fn some_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => None,
+        Value::String(text) if text.trim().is_empty() => None,
+        Value::String(text) => Some(super::ollama::typed(text.trim())),
+        value => Some(value),
+    })
 }
 
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(

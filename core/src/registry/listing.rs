@@ -6,18 +6,20 @@
 
 mod activity;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::endpoint::Placement;
 use super::entry::Entry;
 use super::layers::Layer;
+use super::ollama::OllamaModel;
 use super::resolve::normalize;
 use super::snapshot::{Snapshot, preference};
-pub use activity::Activity;
 use activity::STOPPED;
+pub use activity::{Activity, EngineActivity, OllamaActivity, OllamaTag};
 
 /// What is on the disk.
 pub trait Disk {
@@ -79,7 +81,7 @@ pub struct Extensions {
     installed: bool,
     active: bool,
     state: &'static str,
-    capabilities: std::collections::BTreeMap<String, bool>,
+    capabilities: BTreeMap<String, bool>,
     modalities: Vec<&'static str>,
     context_window: Option<u64>,
     roles: Vec<String>,
@@ -96,6 +98,7 @@ struct Places<'a> {
     /// The names in the template directory.
     by_name: HashSet<String>,
     disk: &'a dyn Disk,
+    activity: &'a Activity,
 }
 
 /// The list, and every entry's line by its position in the snapshot.
@@ -105,17 +108,25 @@ pub struct Listing {
     pub items: Vec<Item>,
     /// The positions that are shown, in order.
     pub shown: Vec<usize>,
+    /// Those of Ollama.
+    ollama: HashMap<usize, Arc<OllamaModel>>,
 }
 
 impl Snapshot {
     /// Makes the list.
-    pub fn list(&self, rules: &ListingRules, times: LayerTimes, disk: &dyn Disk) -> Listing {
+    pub fn list(
+        &self,
+        rules: &ListingRules,
+        times: LayerTimes,
+        disk: &dyn Disk,
+        activity: &Activity,
+    ) -> Listing {
         let installed: Vec<bool> =
-            (0..self.entries().len()).map(|i| self.is_installed(i, disk)).collect();
+            (0..self.entries().len()).map(|i| self.is_installed(i, disk, activity)).collect();
         let shown = self.shown(rules, &installed);
         // One look into the directory instead of one for each entry: that is thousands.
         let by_name: HashSet<String> = disk.names(&rules.template_dir).into_iter().collect();
-        let places = Places { rules, times, by_name, disk };
+        let places = Places { rules, times, by_name, disk, activity };
         let mut uses: HashMap<&str, usize> = HashMap::new();
         for position in &shown {
             *uses.entry(self.entries()[*position].display()).or_default() += 1;
@@ -128,7 +139,13 @@ impl Snapshot {
             .collect();
         let mut shown = shown;
         shown.sort_by_cached_key(|i| (items[*i].id.to_lowercase(), items[*i].id.clone()));
-        Listing { items, shown }
+        let ollama = (0..self.entries().len()).filter_map(|i| match self.placement(i) {
+            Placement::Ollama(model) => Some((i, model.clone())),
+            _ => None,
+        });
+        let mut listing = Listing { items, shown, ollama: ollama.collect() };
+        listing.mark(activity);
+        listing
     }
 
     fn shown(&self, rules: &ListingRules, installed: &[bool]) -> Vec<usize> {
@@ -146,24 +163,42 @@ impl Snapshot {
     }
 
     /// SPEC 4.4; a server that somebody else runs, and that names no files, is where it is.
-    fn is_installed(&self, position: usize, disk: &dyn Disk) -> bool {
+    fn is_installed(&self, position: usize, disk: &dyn Disk, activity: &Activity) -> bool {
         let entry = &self.entries()[position];
         if entry.served_model_id.is_some() {
+            return true;
+        }
+        if let Placement::Ollama(model) = self.placement(position)
+            && let Some(ollama) = activity.ollama_of(model)
+            && ollama.tag(&model.tag).is_some()
+        {
             return true;
         }
         let paths = [&entry.download_path, &entry.backend_config.model_path];
         let mut named = paths.into_iter().flatten().peekable();
         if named.peek().is_none() {
-            return !matches!(self.placement(position), Placement::SinglePort(_));
+            return match self.placement(position) {
+                Placement::SinglePort(_) => false,
+                // It has been asked, and does not have it; before that it may.
+                Placement::Ollama(model) => activity
+                    .ollama_of(model)
+                    .is_none_or(|ollama| ollama.tags.is_empty() && !ollama.reachable),
+                Placement::External(_) => true,
+            };
         }
         named.any(|path| disk.exists(Path::new(path)))
     }
 
     fn item(&self, position: usize, clash: bool, installed: bool, places: &Places<'_>) -> Item {
-        let Places { rules, times, .. } = places;
+        let Places { rules, times, activity, .. } = places;
         let entry = &self.entries()[position];
         let id = if clash { entry.name.clone() } else { entry.display().to_owned() };
         let templates = templates(entry, places);
+        let tag = match self.placement(position) {
+            Placement::Ollama(model) => activity.ollama_of(model).and_then(|o| o.tag(&model.tag)),
+            _ => None,
+        };
+        let capabilities = capabilities(entry, tag);
         let decoration =
             |value: &Option<String>| value.clone().filter(|_| !rules.suppress_decorations);
         let written = match self.layers(position).first() {
@@ -183,16 +218,12 @@ impl Snapshot {
                 backend: decoration(&Some(entry.backend.clone())),
                 format: decoration(&entry.download_format),
                 quantization: decoration(&entry.quantization),
-                size_bytes: entry.download_size_bytes,
+                size_bytes: entry.download_size_bytes.or(tag.and_then(|tag| tag.size)),
                 installed,
                 active: false,
                 state: state_of(self.placement(position)),
-                capabilities: entry
-                    .capabilities
-                    .iter()
-                    .map(|(n, yes)| (n.to_owned(), yes))
-                    .collect(),
-                modalities: modalities(entry),
+                modalities: modalities(&capabilities),
+                capabilities,
                 context_window: entry.context_window,
                 roles: entry.roles.clone(),
                 has_chat_template: !templates.is_empty(),
@@ -209,14 +240,27 @@ impl Snapshot {
 fn state_of(placement: &Placement) -> &'static str {
     match placement {
         Placement::SinglePort(_) => STOPPED,
-        Placement::Ollama => "unknown",
+        Placement::Ollama(_) => "unknown",
         Placement::External(_) => "external",
     }
 }
 
-fn modalities(entry: &Entry) -> Vec<&'static str> {
+/// What the entry says; where it is silent, what Ollama says.
+fn capabilities(entry: &Entry, tag: Option<&OllamaTag>) -> BTreeMap<String, bool> {
+    let said = tag.and_then(|tag| tag.capabilities.as_deref()).unwrap_or_default();
+    let said = said.iter().filter_map(|word| match word.as_str() {
+        "thinking" => Some("reasoning"),
+        known @ ("vision" | "tools" | "embedding" | "audio") => Some(known),
+        _ => None,
+    });
+    let mut all: BTreeMap<String, bool> = said.map(|word| (word.to_owned(), true)).collect();
+    all.extend(entry.capabilities.iter().map(|(name, yes)| (name.to_owned(), yes)));
+    all
+}
+
+fn modalities(capabilities: &BTreeMap<String, bool>) -> Vec<&'static str> {
     let mut modalities = vec!["text"];
-    modalities.extend((entry.capabilities.get("vision") == Some(true)).then_some("image"));
+    modalities.extend((capabilities.get("vision") == Some(&true)).then_some("image"));
     modalities
 }
 
@@ -300,7 +344,8 @@ mod tests {
     fn list(entries: &Value, rules: &ListingRules, disk: &Paths) -> Vec<Item> {
         let endpoints = EndpointRules { vllm_single_port: true, ..EndpointRules::default() };
         let snapshot = Snapshot::load("r", entries.to_string().as_bytes(), &endpoints).unwrap();
-        let listing = snapshot.list(rules, LayerTimes { curated: 7, discovered: 8 }, disk);
+        let times = LayerTimes { curated: 7, discovered: 8 };
+        let listing = snapshot.list(rules, times, disk, &Activity::default());
         listing.shown.iter().map(|i| listing.items[*i].clone()).collect()
     }
 

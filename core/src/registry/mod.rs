@@ -1,7 +1,7 @@
 //! The models that the proxy knows: entries, how they are found by name, and where they live.
 //!
 //! Owns: layers and their merging ([`layers`]), reading entries with all their sloppiness ([`entry`]), the immutable [`Snapshot`] with
-//! its name index ([`resolve`]), backend addresses ([`endpoint`]) and the model list
+//! its name index ([`resolve`]), backend addresses ([`endpoint`], [`ollama`]) and the model list
 //! ([`listing`]). Must never do: read files or watch them; the `RegistryActor` brings the text.
 
 pub mod capabilities;
@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod entry;
 pub mod layers;
 pub mod listing;
+pub mod ollama;
 pub mod resolve;
 pub mod schema;
 mod snapshot;
@@ -16,4 +17,5 @@ mod truth;
 
 pub use endpoint::{Endpoint, EndpointRules, Placement};
 pub use entry::Entry;
+pub use ollama::{OllamaModel, OllamaRules};
 pub use snapshot::{LoadError, Problem, Rules, Snapshot};

@@ -155,7 +155,7 @@ impl Snapshot {
         let entry = &self.entries[position];
         let place = match &self.placements[position] {
             Placement::SinglePort(launch) => launch.source.as_str(),
-            Placement::Ollama => entry.backend_config.base_url.as_deref().unwrap_or_default(),
+            Placement::Ollama(model) => model.server.base(),
             Placement::External(endpoint) => endpoint.base(),
         };
         (&entry.backend, place, entry.served_id())

@@ -141,7 +141,11 @@ impl<'a> Leader<'a> {
         let address = listener.local_addr()?;
         let serving = tokio::spawn(server::serve(listener, Arc::clone(&self.core)));
         log::say(&mut io::stdout(), &format!("listening on http://{address}"));
-        log::uvicorn(&["Application startup complete."]);
+        if self.core.ollama.is_some() {
+            log::ollama(&format!("Listening on {address} (version {})", crate::ollama::VERSION));
+        } else {
+            log::uvicorn(&["Application startup complete."]);
+        }
         self.journal.note("ready");
         if let Some(ms) = self.habits.late_child_ms {
             tokio::spawn(late_child(self.family.clone(), ms));

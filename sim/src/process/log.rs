@@ -37,6 +37,12 @@ pub(super) fn uvicorn(lines: &[&str]) {
     }
 }
 
+/// Writes a line as an Ollama does.
+pub(super) fn ollama(message: &str) {
+    let time = crate::ollama::now();
+    say(&mut io::stderr(), &format!("time={time} level=INFO source=routes.go msg={message:?}"));
+}
+
 /// Writes the last line of a failure of the system.
 pub(super) fn error(error: &io::Error) {
     let text = error.to_string();

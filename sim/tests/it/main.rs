@@ -4,5 +4,6 @@
 mod captures;
 mod client;
 mod faults;
+mod ollama;
 mod process;
 mod serving;

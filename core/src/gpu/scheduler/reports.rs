@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::{Clearing, Effect, Gpu, Reason, Refusal, Resident, Scheduler, Stuck};
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Held, Launch, Phase};
-use crate::ids::{Generation, ModelName};
+use crate::gpu::{Side, Tenant, TenantId};
+use crate::ids::Generation;
 
 /// Requests of an engine that died get this long to see its connections close by themselves.
 const LOST_GRACE: Duration = Duration::from_secs(2);
@@ -28,6 +29,9 @@ impl Scheduler {
     ) {
         let EngineReport { held, newest: known, broken } = report;
         self.newest = self.newest.max(known);
+        if self.side() == Some(Side::Ollama) {
+            return self.beside_ollama(EngineReport { held, newest: known, broken }, fresh, out);
+        }
         let believed = self.believed();
         let late = known < self.heard
             || match believed {
@@ -95,12 +99,16 @@ impl Scheduler {
                 self.alone = None;
                 Gpu::Loading(generation, launch, now)
             }
-            Phase::BackingOff | Phase::Starting | Phase::Ready => {
-                Gpu::Resident(Resident { generation, launch, since: now, in_flight, closing: None })
-            }
+            Phase::BackingOff | Phase::Starting | Phase::Ready => Gpu::Resident(Resident {
+                generation,
+                tenant: launch.into(),
+                since: now,
+                in_flight,
+                closing: None,
+            }),
             Phase::Leaving => {
-                let cut_at = used.then_some(now + LOST_GRACE);
-                Gpu::Clearing(Clearing { generation, launch, since: now, in_flight, cut_at })
+                let (tenant, cut_at) = (launch.into(), used.then_some(now + LOST_GRACE));
+                Gpu::Clearing(Clearing { generation, tenant, since: now, in_flight, cut_at })
             }
         };
     }
@@ -120,7 +128,7 @@ impl Scheduler {
             (_, Phase::Stuck(cause)) => self.stuck(generation, cause, out),
             (Gpu::Loading(..), Phase::Ready) => self.loaded(generation, launch, now, out),
             (Gpu::Loading(..), Phase::Failed(cause)) => {
-                for ticket in self.waiters.take_of(&launch.model) {
+                for ticket in self.waiters.take_of(&TenantId::from(&*launch)) {
                     out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
                 }
                 self.gone();
@@ -134,7 +142,7 @@ impl Scheduler {
             (Gpu::Stuck(_), Phase::Leaving) => {
                 self.gpu = Gpu::Clearing(Clearing {
                     generation,
-                    launch,
+                    tenant: launch.into(),
                     since: now,
                     in_flight: 0,
                     cut_at: None,
@@ -144,7 +152,7 @@ impl Scheduler {
             (Gpu::Resident(resident), Phase::Leaving) => {
                 self.gpu = Gpu::Clearing(Clearing {
                     generation,
-                    launch,
+                    tenant: launch.into(),
                     since: now,
                     in_flight: resident.in_flight,
                     cut_at: Some(now + LOST_GRACE),
@@ -167,30 +175,43 @@ impl Scheduler {
             Gpu::Loading(_, _, since) => *since,
             _ => now,
         };
+        self.settle(generation, launch.into(), began, now, out);
+        self.grant_waiting(now, Some(began), out);
+    }
+
+    /// Any => Resident, at the end of a change of hands that `began` at the latest.
+    pub(super) fn settle(
+        &mut self,
+        generation: Generation,
+        tenant: Tenant,
+        began: Moment,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
         let (decided, reason) = self.decided.take().unwrap_or((began, Reason::Request));
         let took = now.saturating_sub(decided);
         if self.swap_times.len() >= MAX_REMEMBERED {
             self.swap_times.clear();
         }
         self.swap_times
-            .entry(launch.model.clone())
+            .entry(tenant.id())
             .and_modify(|known| *known = (*known * 3 + took) / 4)
             .or_insert(took);
-        out.push(Effect::SwapDone { to: launch.model.clone(), reason, took });
+        out.push(Effect::SwapDone { to: tenant.id(), reason, took });
         self.gpu =
-            Gpu::Resident(Resident { generation, launch, since: now, in_flight: 0, closing: None });
-        self.grant_waiting(now, Some(began), out);
+            Gpu::Resident(Resident { generation, tenant, since: now, in_flight: 0, closing: None });
     }
 
     /// Loading => (Loading | Empty); Resident | Clearing | Stuck => Empty. A load vanishes when a
     /// new supervisor only sweeps it up: it had no answer, and those who wait for it need another.
     fn vanished(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let may_start = |model: &ModelName| {
-            self.waiters.asked_by_hand(model)
-                || self.rules.start_on_request && self.waiters.any_of(model)
+        let may_start = |launch: &Launch| {
+            let id = TenantId::from(launch);
+            self.waiters.asked_by_hand(&id)
+                || self.rules.start_on_request && self.waiters.any_of(&id)
         };
         match &self.gpu {
-            Gpu::Loading(_, launch, _) if may_start(&launch.model) => {
+            Gpu::Loading(_, launch, _) if may_start(launch) => {
                 let launch = launch.clone();
                 self.run(launch, now, out);
             }
@@ -199,7 +220,7 @@ impl Scheduler {
     }
 
     /// Any => Empty.
-    fn gone(&mut self) {
+    pub(super) fn gone(&mut self) {
         self.over = self.over.max(self.believed().unwrap_or_default());
         self.gpu = Gpu::Empty;
     }

@@ -7,6 +7,7 @@ mod checks;
 mod histories;
 mod limits;
 mod machine;
+mod ollama;
 mod rules;
 mod world;
 
@@ -41,6 +42,7 @@ fn rules() -> SchedulerRules {
         swap_wait: s(120),
         swap_drain: Some(s(30)),
         start_on_request: true,
+        beside_ollama: false,
     }
 }
 
@@ -52,10 +54,19 @@ fn launch(model: &str) -> Arc<Launch> {
     LAUNCHES.iter().find(|launch| launch.model.as_str() == model).unwrap().clone()
 }
 
-fn waiter(ticket: u64, model: &str, arrived: Moment) -> Waiter {
+/// A vLLM with a model, or Ollama by its own name.
+fn tenant(name: &str) -> Tenant {
+    if name == "ollama" { Tenant::Ollama } else { Tenant::Vllm(launch(name)) }
+}
+
+fn model(name: &str) -> TenantId {
+    tenant(name).id()
+}
+
+fn waiter(ticket: u64, name: &str, arrived: Moment) -> Waiter {
     Waiter {
         ticket: t(ticket),
-        launch: launch(model),
+        tenant: tenant(name),
         purpose: Purpose::Request,
         arrived,
         asked: arrived,
@@ -137,7 +148,7 @@ impl Bench {
     }
 
     fn stop(&mut self, force: bool) -> Vec<Effect> {
-        self.on(Event::Deactivate { force })
+        self.on(Event::Deactivate { side: Side::Vllm, force })
     }
 
     fn engine(&mut self, report: EngineReport) -> Vec<Effect> {
@@ -187,6 +198,8 @@ fn word(effect: &Effect) -> Option<String> {
         }
         Effect::Run(generation, launch) => format!("run {generation} {}", launch.model),
         Effect::Stop(generation) => format!("stop {generation}"),
+        Effect::Open(generation) => format!("open {generation}"),
+        Effect::Vacate(generation) => format!("vacate {generation}"),
         Effect::Cut(generation) => format!("cut {generation}"),
         Effect::Pardon(_) | Effect::SwapBegan { .. } | Effect::SwapDone { .. } => return None,
     })

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::waiters::{Place, Purpose, Waiter};
 use super::{Closing, ClosingCause, Effect, Gpu, SECOND_TRY, Scheduler};
 use crate::engine::lifecycle::Moment;
-use crate::ids::{Generation, ModelName};
+use crate::gpu::TenantId;
+use crate::ids::Generation;
 
 impl Scheduler {
     /// Resident: rule 1, then rule 2.
@@ -15,8 +16,8 @@ impl Scheduler {
         self.open_or_close(now);
         self.grant_waiting(now, None, out);
         let Gpu::Resident(resident) = &self.gpu else { return };
-        let model = &resident.launch.model;
-        let unwanted = !self.waiters.any_of(model) && self.waiters.first_but(model).is_some();
+        let id = resident.tenant.id();
+        let unwanted = !self.waiters.any_of(&id) && self.waiters.first_but(&id).is_some();
         if resident.closing.is_none() && !unwanted {
             return;
         }
@@ -27,20 +28,20 @@ impl Scheduler {
         if self.turn().is_some_and(|turn| self.waiters.iter().any(|w| turn.takes(w))) {
             return;
         }
-        let (generation, launch) = (resident.generation, resident.launch.clone());
-        if let Some(next) = self.waiters.first_but(&launch.model) {
-            let (to, reason) = (next.launch.model.clone(), next.purpose.reason());
+        let (generation, tenant) = (resident.generation, resident.tenant.clone());
+        if let Some(next) = self.waiters.first_but(&id) {
+            let (to, reason) = (next.tenant.id(), next.purpose.reason());
             self.decided = Some((now, reason));
-            out.push(Effect::SwapBegan { from: Some(launch.model.clone()), to, reason });
+            out.push(Effect::SwapBegan { from: Some(id), to, reason });
         }
-        self.clear(generation, launch, now, out);
+        self.clear(generation, tenant, now, out);
     }
 
     /// Closing begins when somebody who waits for another model must have it, and ends when
     /// nobody does any more.
     pub(super) fn open_or_close(&mut self, now: Moment) {
         let Gpu::Resident(resident) = &self.gpu else { return };
-        let next = self.waiters.first_but(&resident.launch.model);
+        let next = self.waiters.first_but(&resident.tenant.id());
         let due = next.is_some_and(|waiter| self.due(waiter) <= now);
         let cut_at = self.rules.swap_drain.map(|drain| now.saturating_add(drain));
         let Gpu::Resident(resident) = &mut self.gpu else { return };
@@ -58,7 +59,7 @@ impl Scheduler {
         match waiter.purpose {
             Purpose::Activate => waiter.arrived,
             Purpose::Request => {
-                let swap = self.swap_times.get(&waiter.launch.model).copied().unwrap_or_default();
+                let swap = self.swap_times.get(&waiter.tenant.id()).copied().unwrap_or_default();
                 waiter.arrived.saturating_add(self.rules.swap_wait.saturating_sub(swap))
             }
         }
@@ -67,14 +68,14 @@ impl Scheduler {
     /// Whose turn it is, if it is anybody's.
     pub(super) fn turn(&self) -> Option<Turn> {
         let Gpu::Resident(resident) = &self.gpu else { return None };
-        let model = resident.launch.model.clone();
+        let id = resident.tenant.id();
         let before = match resident.closing.map(|closing| closing.cause) {
             None => None,
             // Those who were there before him do not queue behind him.
-            Some(ClosingCause::Waiter) => Some(self.waiters.first_but(&model)?.place()),
+            Some(ClosingCause::Waiter) => Some(self.waiters.first_but(&id)?.place()),
             Some(ClosingCause::Order) => return None,
         };
-        Some(Turn { generation: resident.generation, model, before })
+        Some(Turn { generation: resident.generation, id, before })
     }
 
     /// Grants to all whose turn it is.
@@ -87,7 +88,7 @@ impl Scheduler {
         let Some(turn) = self.turn() else { return };
         let drain = self.rules.swap_drain;
         let Gpu::Resident(resident) = &mut self.gpu else { return };
-        let (generation, launch) = (resident.generation, resident.launch.clone());
+        let (generation, tenant) = (resident.generation, resident.tenant.clone());
         // That it is ready is the news that somebody may have waited for.
         let news = loading.is_some();
         let may = |waiter: &Waiter| turn.takes(waiter) && (news || turn.from(waiter) <= now);
@@ -105,8 +106,8 @@ impl Scheduler {
             let waited = now.saturating_sub(arrived);
             let loading = loading.map_or(Duration::ZERO, |b| now.saturating_sub(b.max(arrived)));
             let queued = waited.saturating_sub(loading);
-            let launch = launch.clone();
-            out.push(Effect::Grant { ticket, generation, launch, queued, loading });
+            let tenant = tenant.clone();
+            out.push(Effect::Grant { ticket, generation, tenant, queued, loading });
         }
     }
 
@@ -124,14 +125,14 @@ impl Scheduler {
 /// Whom the resident takes.
 pub(super) struct Turn {
     generation: Generation,
-    model: ModelName,
+    id: TenantId,
     /// Only those with an earlier place.
     before: Option<Place>,
 }
 
 impl Turn {
     pub(super) fn takes(&self, waiter: &Waiter) -> bool {
-        waiter.launch.model == self.model && self.before.is_none_or(|place| waiter.place() < place)
+        waiter.tenant.is(&self.id) && self.before.is_none_or(|place| waiter.place() < place)
     }
 
     /// Not before this moment: whom this very start has refused waits for news of it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::waiters::Waiter;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Launch};
+use crate::gpu::{Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
 /// Bounds.
@@ -25,6 +26,8 @@ pub struct SchedulerRules {
     pub abandoned_grace: Option<Duration>,
     /// Requests may cause a load; by hand it is always possible.
     pub start_on_request: bool,
+    /// Ollama runs on this GPU: what it has loaded must be gone before a vLLM starts.
+    pub beside_ollama: bool,
 }
 
 /// What holds the GPU.
@@ -34,7 +37,7 @@ pub enum Gpu {
     Unknown,
     /// Nothing.
     Empty,
-    /// A model that loads, since this moment.
+    /// A vLLM that loads, since this moment.
     Loading(Generation, Arc<Launch>, Moment),
     /// A model that serves.
     Resident(Resident),
@@ -50,7 +53,7 @@ pub struct Resident {
     /// Which start of it.
     pub generation: Generation,
     /// What it is.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// Since when.
     pub since: Moment,
     /// Permits that are out.
@@ -83,7 +86,7 @@ pub struct Clearing {
     /// Which start of it.
     pub generation: Generation,
     /// What it is.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// Since when.
     pub since: Moment,
     /// Permits that are still out: only of an engine that died.
@@ -139,8 +142,16 @@ pub enum Event {
         /// Whether its supervisor has just begun.
         fresh: bool,
     },
-    /// Stop whatever is resident; `force` cuts what runs.
+    /// Ollama is used under this generation: permits for it are out that an earlier scheduler gave.
+    OllamaInUse(Generation, usize),
+    /// Ollama has given the GPU back, or would not.
+    Vacated(Generation, Result<(), Cause>),
+    /// Whoever asks Ollama has just begun, and does not know what its predecessor was told.
+    OllamaForgot,
+    /// Stop what is resident, if it is of this side; `force` cuts what runs.
     Deactivate {
+        /// Whose.
+        side: Side,
         /// Cut, instead of letting finish.
         force: bool,
     },
@@ -159,8 +170,8 @@ pub enum Effect {
         ticket: Ticket,
         /// For which start.
         generation: Generation,
-        /// Where.
-        launch: Arc<Launch>,
+        /// Of what.
+        tenant: Tenant,
         /// How long it waited for a turn.
         queued: Duration,
         /// How long it waited for the load.
@@ -177,21 +188,25 @@ pub enum Effect {
     Run(Generation, Arc<Launch>),
     /// Stop what runs.
     Stop(Generation),
+    /// Ollama has the GPU, under this number.
+    Open(Generation),
+    /// Ollama is to unload what it has loaded, and say when that is gone.
+    Vacate(Generation),
     /// End the requests that use this.
     Cut(Generation),
     /// The GPU goes from one model to another, or to the first one.
     SwapBegan {
         /// What was resident.
-        from: Option<ModelName>,
+        from: Option<TenantId>,
         /// What shall be.
-        to: ModelName,
+        to: TenantId,
         /// Why.
         reason: Reason,
     },
     /// It serves, so long after the decision.
     SwapDone {
         /// What is resident now.
-        to: ModelName,
+        to: TenantId,
         /// Why.
         reason: Reason,
         /// From the decision to ready.
@@ -232,7 +247,7 @@ pub enum Stopping {
     /// Nothing was there.
     Idle,
     /// It goes now.
-    Now(ModelName),
+    Now(TenantId),
     /// It goes when so many requests have finished.
-    WaitsFor(ModelName, usize),
+    WaitsFor(TenantId, usize),
 }

@@ -2,12 +2,10 @@
 //!
 //! Owns: the order: what is asked for by hand first, then by arrival. Must never do: decide.
 
-use std::sync::Arc;
-
 use super::Reason;
-use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
-use crate::ids::{Generation, ModelName, Ticket};
+use crate::gpu::{Side, Tenant, TenantId};
+use crate::ids::{Generation, Ticket};
 
 /// What somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +32,7 @@ pub struct Waiter {
     /// The wait's own number.
     pub ticket: Ticket,
     /// What is to be resident.
-    pub launch: Arc<Launch>,
+    pub tenant: Tenant,
     /// What for.
     pub purpose: Purpose,
     /// When the request came: what orders it, also when it asks again.
@@ -80,16 +78,16 @@ impl Waiters {
         self.0.first()
     }
 
-    pub(super) fn first_but(&self, model: &ModelName) -> Option<&Waiter> {
-        self.0.iter().find(|waiter| waiter.launch.model != *model)
+    pub(super) fn first_but(&self, id: &TenantId) -> Option<&Waiter> {
+        self.0.iter().find(|waiter| !waiter.tenant.is(id))
     }
 
-    pub(super) fn any_of(&self, model: &ModelName) -> bool {
-        self.0.iter().any(|waiter| waiter.launch.model == *model)
+    pub(super) fn any_of(&self, id: &TenantId) -> bool {
+        self.0.iter().any(|waiter| waiter.tenant.is(id))
     }
 
-    pub(super) fn asked_by_hand(&self, model: &ModelName) -> bool {
-        self.0.iter().any(|w| w.purpose == Purpose::Activate && w.launch.model == *model)
+    pub(super) fn asked_by_hand(&self, id: &TenantId) -> bool {
+        self.0.iter().any(|w| w.purpose == Purpose::Activate && w.tenant.is(id))
     }
 
     /// Takes out those for whom it holds, in order.
@@ -97,8 +95,12 @@ impl Waiters {
         self.0.extract_if(.., |waiter| holds(waiter)).collect()
     }
 
-    pub(super) fn take_of(&mut self, model: &ModelName) -> Vec<Ticket> {
-        self.take_if(|w| w.launch.model == *model).iter().map(|w| w.ticket).collect()
+    pub(super) fn take_of(&mut self, id: &TenantId) -> Vec<Ticket> {
+        self.take_if(|w| w.tenant.is(id)).iter().map(|w| w.ticket).collect()
+    }
+
+    pub(super) fn take_side(&mut self, side: Side) -> Vec<Ticket> {
+        self.take_if(|w| w.tenant.side() == side).iter().map(|w| w.ticket).collect()
     }
 
     pub(super) fn take_all(&mut self) -> Vec<Ticket> {

@@ -136,3 +136,32 @@ fn a_client_that_leaves_is_noticed_at_once_streamed_or_not() {
         assert!(left.elapsed() < Duration::from_millis(300), "{:?}", left.elapsed());
     }
 }
+
+#[test]
+fn as_an_ollama_it_serves_at_once_and_its_models_load() {
+    let flags = "--ollama --sim-models a,b:7b --sim-load-ms 600000";
+    let mut engine = Engine::spawn(&["serve", "--port=0"], flags);
+    assert_eq!(engine.get("/").text(), "Ollama is running");
+    assert_eq!(engine.get("/api/tags").json()["models"][1]["name"], "b:7b");
+    assert!(engine.log().contains("msg=\"Listening on 127.0.0.1:"));
+    let load = engine.order("/api/chat", &json!({"model": "a"}));
+    until("it loads", || {
+        let stats = engine.get("/sim/stats").json();
+        (stats["loading"] == json!(["a:latest"]) && stats["in_flight"] == 1).then_some(())
+    });
+    engine.signal(SIGTERM);
+    assert_eq!(engine.exit(), Some(0));
+    drop(load);
+}
+
+#[test]
+fn as_an_ollama_it_crashes_in_the_middle_of_a_stream() {
+    let mut engine = Engine::spawn(&["serve", "--port=0"], "--ollama --sim-crash-after-tokens 3");
+    let mut client = engine.client();
+    let message = json!({"role": "user", "content": "count"});
+    client.post("/api/chat", &json!({"model": "tiny-a", "messages": [message]}).to_string());
+    let text = String::from_utf8(client.rest().0).unwrap();
+    assert_eq!(text.matches("\"done\":false").count(), 3, "{text}");
+    assert!(!text.contains("\"done\":true"));
+    assert_eq!(engine.exit(), Some(1));
+}

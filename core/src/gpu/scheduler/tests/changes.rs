@@ -21,7 +21,7 @@ fn a_crash_with_requests_in_flight_cuts_them_if_they_are_still_there_after_two_s
     bench.admit(2, "a");
     bench.now += s(5);
     assert_eq!(told(&bench.engine(report(1, "a", Phase::Leaving))), "");
-    assert_eq!(bench.core.stopping(), Stopping::Now("a".into()));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::Now(model("a")));
     let died = bench.now;
     bench.in_flight(1, 1);
     assert_eq!(told(&bench.tick_at(died + s(2))), "cut 1");
@@ -105,7 +105,7 @@ fn the_time_that_something_was_stuck_is_not_taken_for_a_load() {
     bench.now += s(9000);
     bench.engine(report(2, "b", Phase::Starting));
     bench.now += s(5);
-    let took = Effect::SwapDone { to: "b".into(), reason: Reason::Request, took: s(5) };
+    let took = Effect::SwapDone { to: model("b"), reason: Reason::Request, took: s(5) };
     assert!(bench.ready(2, "b").contains(&took));
 }
 
@@ -116,7 +116,7 @@ fn an_order_to_stop_lets_finish_what_runs_and_refuses_who_waits_for_it() {
     bench.activate(2, "b");
     bench.admit(3, "a");
     assert_eq!(told(&bench.stop(false)), "refuse 3: stopped");
-    assert_eq!(bench.core.stopping(), Stopping::WaitsFor("a".into(), 1));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::WaitsFor(model("a"), 1));
     assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
     assert_eq!(told(&bench.engine(nothing(1))), "run 2 b");
 }
@@ -151,10 +151,10 @@ fn an_order_in_peace_gives_no_more_time_than_there_was() {
 #[test]
 fn an_idle_or_loading_model_stops_at_once_by_order() {
     let mut bench = Bench::serving(rules(), "a", s(10));
-    assert_eq!(bench.core.stopping(), Stopping::Now("a".into()));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::Now(model("a")));
     assert_eq!(told(&bench.stop(false)), "stop 1");
     let mut bench = Bench::empty(rules());
-    assert_eq!(bench.core.stopping(), Stopping::Idle);
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::Idle);
     assert_eq!(told(&bench.stop(false)), "");
     bench.admit(1, "a");
     bench.admit(2, "b");
@@ -298,7 +298,7 @@ fn a_resident_that_a_new_supervisor_takes_over_goes_on_serving() {
     assert_eq!(told(&bench.on(event)), "");
     assert_eq!(told(&bench.admit(2, "a")), "grant 2 by 1");
     assert_eq!(told(&bench.ready(1, "a")), "");
-    assert_eq!(bench.core.stopping(), Stopping::WaitsFor("a".into(), 2));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::WaitsFor(model("a"), 2));
     // One that it did not find is gone.
     assert_eq!(told(&bench.fresh(nothing(0))), "");
     assert_eq!(told(&bench.admit(3, "a")), "run 2 a");

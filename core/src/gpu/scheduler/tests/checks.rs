@@ -14,7 +14,9 @@ impl World {
     pub(super) fn tell(&mut self, event: &Event) {
         let before =
             Before { gpu: self.core.gpu().clone(), queue: self.core.waiting().cloned().collect() };
-        if let Event::Deactivate { force: true } = event {
+        if let Event::Deactivate { force: true, side } = event
+            && self.core.side() == Some(*side)
+        {
             self.forced = self.core.believed();
         }
         let effects = self.core.on(event.clone(), self.now);
@@ -35,13 +37,13 @@ impl World {
     /// Invariants 1, 2 and 5: one holder, none beside another, nothing stopped that is in use.
     fn check_swaps(&self, before: &Before, event: &Event, effects: &[Effect]) {
         let fresh = matches!(event, Event::Engine { fresh: true, .. });
-        let asked_by_hand = |of: &dyn Fn(&ModelName) -> bool| {
+        let asked_by_hand = |of: &dyn Fn(&TenantId) -> bool| {
             let admitted = match event {
                 Event::Admit(waiter) => Some(waiter),
                 _ => None,
             };
             let mut all = before.queue.iter().chain(admitted);
-            all.any(|w| w.purpose == Purpose::Activate && of(&w.launch.model))
+            all.any(|w| w.purpose == Purpose::Activate && of(&w.tenant.id()))
         };
         for effect in effects {
             match effect {
@@ -60,9 +62,11 @@ impl World {
                     assert!(held.is_none_or(gone), "{held:?} is not gone");
                     assert!(
                         self.setting.rules.start_on_request
-                            || asked_by_hand(&|model| *model == launch.model),
+                            || asked_by_hand(&|id| *id == TenantId::from(&**launch)),
                         "a request started {generation}"
                     );
+                    let alone = !self.ollama.loaded || !self.setting.rules.beside_ollama;
+                    assert!(alone, "start {generation} beside Ollama");
                 }
                 Effect::Stop(generation) => {
                     let free = self.in_flight(*generation) == 0
@@ -76,10 +80,18 @@ impl World {
                         self.setting.rules.start_on_request
                             || fresh
                             || ordered
-                            || !matches!(before.gpu, Gpu::Resident(_))
+                            || !matches!(&before.gpu, Gpu::Resident(r) if r.tenant != Tenant::Ollama)
                             || asked_by_hand(&|_| true),
                         "a request stopped {generation}"
                     );
+                }
+                Effect::Open(generation) => {
+                    let alone = self.live.is_none() || self.blind;
+                    assert!(alone, "open {generation} beside {:?}", self.live);
+                }
+                Effect::Vacate(generation) => {
+                    let used = self.in_flight(*generation) > 0 && !self.cut.contains(generation);
+                    assert!(!used, "Ollama is in use");
                 }
                 _ => {}
             }
@@ -93,7 +105,7 @@ impl World {
         let Gpu::Loading(of, launch, _) = &before.gpu else { return };
         let stops = effects.contains(&Effect::Stop(*of));
         let ordered = matches!(event, Event::Deactivate { .. });
-        let others = self.core.waiting().any(|w| w.launch.model != launch.model);
+        let others = self.core.waiting().any(|w| !w.tenant.is(&TenantId::from(&**launch)));
         if !stops || ordered || others {
             return;
         }
@@ -108,7 +120,7 @@ impl World {
     fn note_alone(&mut self) {
         self.alone = match self.core.gpu() {
             Gpu::Loading(of, launch, _)
-                if !self.core.waiting().any(|w| w.launch.model == launch.model) =>
+                if !self.core.waiting().any(|w| w.tenant.is(&TenantId::from(&**launch))) =>
             {
                 let since = self.alone.filter(|(alone, _)| alone == of);
                 since.or(Some((*of, self.now)))
@@ -122,8 +134,8 @@ impl World {
 
     /// For a model in a crash loop nothing is started, stopped or kept waiting, but by hand.
     fn check_broken(&self, effects: &[Effect]) {
-        let broken = |model: &ModelName| {
-            let of = |b: &&Broken| b.launch.model == *model && b.until > self.now;
+        let broken = |id: &TenantId| {
+            let of = |b: &&Broken| TenantId::from(&*b.launch) == *id && b.until > self.now;
             self.core.broken.iter().find(of)
         };
         for effect in effects {
@@ -138,9 +150,9 @@ impl World {
             }
         }
         for waiter in self.core.waiting().filter(|w| w.purpose == Purpose::Request) {
-            let model = &waiter.launch.model;
-            let comes = self.core.serves(model) || self.core.waiters.asked_by_hand(model);
-            assert!(comes || broken(model).is_none(), "{:?} waits for nothing", waiter.place());
+            let id = waiter.tenant.id();
+            let comes = self.core.serves(&id) || self.core.waiters.asked_by_hand(&id);
+            assert!(comes || broken(&id).is_none(), "{:?} waits for nothing", waiter.place());
         }
     }
 
@@ -186,18 +198,20 @@ impl World {
                     .held
                     .as_ref()
                     .is_some_and(|held| held.generation == *of && held.phase == Phase::Ready);
-                ready.then(|| launch.model.clone())
+                ready.then(|| TenantId::from(&**launch))
             }
             _ => None,
         };
-        let in_batch = |w: &Waiter| Some(&w.launch.model) == batch.as_ref();
+        let opens = effects.iter().any(|e| matches!(e, Effect::Open(_)));
+        let batch = if opens { Some(TenantId::Ollama) } else { batch };
+        let in_batch = |w: &Waiter| batch.as_ref().is_some_and(|id| w.tenant.is(id));
         let mut served = Vec::new();
         for effect in effects {
             let (ticket, purpose) = match effect {
-                Effect::Grant { ticket, generation, launch, queued, loading } => {
+                Effect::Grant { ticket, generation, tenant, queued, loading } => {
                     let person = &self.waiting[ticket];
                     assert_eq!(Some(*generation), serving);
-                    assert_eq!(launch.model, person.model);
+                    assert_eq!(tenant.id(), person.model);
                     assert_eq!(*queued + *loading, person.waited(self.now));
                     let held_back = person.refused_by == Some(*generation)
                         && self.now < person.asked + ms(250)
@@ -206,7 +220,7 @@ impl World {
                     (ticket, Purpose::Request)
                 }
                 Effect::Activated(ticket) => (ticket, Purpose::Activate),
-                Effect::Stop(_) => {
+                Effect::Stop(_) | Effect::Vacate(_) => {
                     // Whom the swap was for is served before it.
                     let left = self.core.waiting().any(in_batch);
                     assert!(!left, "stopped before its batch was served");
@@ -220,7 +234,7 @@ impl World {
             if batch.is_none() {
                 let place = (person.purpose, person.arrived, *ticket);
                 let overtaken = self.core.waiting().find(|w| {
-                    w.launch.model != person.model
+                    !w.tenant.is(&person.model)
                         && w.place() < place
                         && (w.purpose == Purpose::Activate
                             || w.arrived + self.setting.rules.swap_wait <= self.now)
@@ -246,8 +260,8 @@ impl World {
                 Refusal::QueueTimeout { waited, .. } => {
                     // Before and behind the event; a load that another one replaces has ended.
                     let own = |gpu: &Gpu| match gpu {
-                        Gpu::Loading(_, launch, _) => launch.model == person.model,
-                        Gpu::Resident(resident) => resident.launch.model == person.model,
+                        Gpu::Loading(_, launch, _) => TenantId::from(&**launch) == person.model,
+                        Gpu::Resident(resident) => resident.tenant.is(&person.model),
                         _ => false,
                     };
                     let loaded = matches!(before.gpu, Gpu::Loading(..));
@@ -275,18 +289,18 @@ impl World {
         assert!(queue.is_sorted_by_key(|w| (w.purpose, w.arrived)));
         assert!(self.core.next_tick().is_none_or(|at| at > self.now), "a tick of the past");
         let loading = match self.core.gpu() {
-            Gpu::Loading(_, launch, _) => Some(launch.model.clone()),
+            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
             _ => None,
         };
         for waiter in &queue {
-            let own = loading.as_ref() == Some(&waiter.launch.model);
+            let own = loading.as_ref().is_some_and(|id| waiter.tenant.is(id));
             let over = rules.max_wait.is_some_and(|limit| waiter.arrived + limit <= self.now);
             assert!(own || !over, "{:?} has waited for too long", waiter.place());
         }
         match self.core.gpu() {
             Gpu::Empty | Gpu::Stuck(_) => assert!(queue.is_empty(), "nobody sees to {tickets:?}"),
             Gpu::Resident(r) if r.closing.is_none() => {
-                for waiter in queue.iter().filter(|w| w.launch.model == r.launch.model) {
+                for waiter in queue.iter().filter(|w| w.tenant.is(&r.tenant.id())) {
                     let held_back = waiter.refused_by == Some(r.generation)
                         && self.now < waiter.asked + ms(250);
                     assert!(held_back, "{:?} could be served", waiter.place());

@@ -12,7 +12,10 @@ enum Step {
     Leave(usize),
     Pass(u64),
     Leap(u64),
-    Stop { force: bool },
+    Stop { side: Side, force: bool },
+    OllamaStays(bool),
+    NewAsker,
+    Foreign,
     Crash,
     FailNext,
     Deaf(bool),
@@ -25,7 +28,7 @@ enum Step {
 const SERVICE: u64 = 10_000;
 
 fn arrival() -> impl Strategy<Value = Step> {
-    (0..MODELS.len(), 0..SERVICE).prop_map(|(model, service)| Step::Arrive { model, service })
+    (0..=MODELS.len(), 0..SERVICE).prop_map(|(model, service)| Step::Arrive { model, service })
 }
 
 fn passing() -> impl Strategy<Value = Step> {
@@ -38,10 +41,16 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         14 => arrival(),
         14 => passing(),
-        3 => (0..MODELS.len()).prop_map(Step::Hand),
+        3 => (0..=MODELS.len()).prop_map(Step::Hand),
         4 => any::<usize>().prop_map(Step::Leave),
         1 => (0..200_000u64).prop_map(Step::Leap),
-        2 => any::<bool>().prop_map(|force| Step::Stop { force }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(ollama, force)| Step::Stop {
+            side: if ollama { Side::Ollama } else { Side::Vllm },
+            force,
+        }),
+        1 => rarely().prop_map(Step::OllamaStays),
+        1 => Just(Step::NewAsker),
+        1 => Just(Step::Foreign),
         2 => Just(Step::Crash),
         1 => Just(Step::FailNext),
         1 => rarely().prop_map(Step::Deaf),
@@ -70,21 +79,29 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![Just(None), Just(Some(s(3)))],
         proptest::bool::weighted(0.8),
         prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(4)))],
+        proptest::bool::weighted(0.8),
     );
     let rules = rules.prop_map(
-        |(max_queue, max_wait, swap_wait, swap_drain, start_on_request, abandoned_grace)| {
+        |(max_queue, max_wait, swap_wait, swap_drain, start_on_request, grace, beside_ollama)| {
             SchedulerRules {
                 max_queue,
                 max_wait,
                 swap_wait,
                 swap_drain,
-                abandoned_grace,
+                abandoned_grace: grace,
                 start_on_request,
+                beside_ollama,
             }
         },
     );
-    (rules, [load(), load(), load()], 0..2000u64, 0..20u64).prop_map(
-        |(rules, loads, stop, delay)| Setting { rules, loads, stop: ms(stop), delay: ms(delay) },
+    (rules, [load(), load(), load()], 0..2000u64, 0..20u64, 0..1500u64).prop_map(
+        |(rules, loads, stop, delay, unload)| Setting {
+            rules,
+            loads,
+            stop: ms(stop),
+            delay: ms(delay),
+            unload: ms(unload),
+        },
     )
 }
 
@@ -95,7 +112,10 @@ fn take(world: &mut World, step: &Step) {
         Step::Leave(at) => world.leave(at),
         Step::Pass(millis) => world.pass(ms(millis), false),
         Step::Leap(millis) => world.pass(ms(millis), true),
-        Step::Stop { force } => world.tell(&Event::Deactivate { force }),
+        Step::Stop { side, force } => world.tell(&Event::Deactivate { side, force }),
+        Step::OllamaStays(stays) => world.ollama.stays = stays,
+        Step::NewAsker => world.new_asker(),
+        Step::Foreign => world.foreign(),
         Step::Crash => world.crash(),
         Step::FailNext => world.fail_next = true,
         Step::Deaf(deaf) => world.deaf = deaf,
@@ -129,7 +149,7 @@ proptest! {
             world.arrive(1, Purpose::Activate, Duration::ZERO);
             world.settle();
         }
-        let there = matches!(world.core.gpu(), Gpu::Resident(r) if r.launch.model == "b".into());
+        let there = matches!(world.core.gpu(), Gpu::Resident(r) if r.tenant.is(&model("b")));
         prop_assert!(there, "{:?}", world.core.gpu());
         world.tell(&Event::Drain);
         world.arrive(0, Purpose::Request, Duration::ZERO);
@@ -137,8 +157,8 @@ proptest! {
     }
 
     /// Once a request has waited for its bound, nothing that comes later goes before it. By then its
-    /// own model may just close; so each of the three models uses its turn to the end, and the GPU
-    /// changes hands three times. One who leaves may have begun another turn, or a load.
+    /// own model may just close; so each of the three models, and Ollama, uses its turn to the end, and
+    /// the GPU changes hands four times. One who leaves may have begun another turn, or a load.
     #[test]
     fn nobody_waits_longer_than_his_bound_because_of_others(
         setting in setting(),
@@ -150,12 +170,13 @@ proptest! {
         let mut world = live(&setting, &steps);
         world.settle();
         let load = setting.loads.iter().max().unwrap();
-        let change = setting.stop.min(s(3)) + *load + setting.delay * 6 + ms(100);
+        let unload = setting.unload + setting.delay * 2;
+        let change = setting.stop.min(s(3)) + *load + unload + setting.delay * 6 + ms(100);
         let service = ms(SERVICE);
         let drain = setting.rules.swap_drain.map_or(service, |drain| drain.min(service)) + ms(10);
         let leaves = steps.iter().filter(|step| matches!(step, Step::Leave(_))).count();
         let leaves = u32::try_from(leaves).unwrap();
-        let bound = setting.rules.swap_wait + (change + drain) * (3 + leaves);
+        let bound = setting.rules.swap_wait + (change + drain) * (4 + leaves);
         prop_assert!(world.longest <= bound, "{:?} > {bound:?}", world.longest);
     }
 

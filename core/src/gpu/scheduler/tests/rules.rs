@@ -22,7 +22,7 @@ fn requests_for_the_resident_are_granted_at_once() {
     for ticket in 1..=5 {
         assert_eq!(told(&bench.admit(ticket, "a")), format!("grant {ticket} by 1"));
     }
-    assert_eq!(bench.core.stopping(), Stopping::WaitsFor("a".into(), 5));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::WaitsFor(model("a"), 5));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_grant_says_how_long_it_waited_for_a_turn_and_how_long_for_the_load() {
         _ => None,
     });
     assert_eq!(times.collect::<Vec<_>>(), [(2, s(9), s(10)), (3, s(0), s(6))]);
-    let done = Effect::SwapDone { to: "b".into(), reason: Reason::Request, took: s(12) };
+    let done = Effect::SwapDone { to: model("b"), reason: Reason::Request, took: s(12) };
     assert!(effects.contains(&done), "{effects:?}");
 }
 
@@ -51,13 +51,13 @@ fn a_grant_says_how_long_it_waited_for_a_turn_and_how_long_for_the_load() {
 fn a_swap_is_told_with_where_from_where_to_and_why() {
     let mut bench = Bench::empty(rules());
     let began = |from: Option<&str>, to: &str, reason| Effect::SwapBegan {
-        from: from.map(ModelName::from),
-        to: to.into(),
+        from: from.map(model),
+        to: model(to),
         reason,
     };
     assert_eq!(bench.activate(1, "a")[1], began(None, "a", Reason::Manual));
     bench.now += s(5);
-    let done = Effect::SwapDone { to: "a".into(), reason: Reason::Manual, took: s(5) };
+    let done = Effect::SwapDone { to: model("a"), reason: Reason::Manual, took: s(5) };
     assert!(bench.ready(1, "a").contains(&done));
     let effects = bench.admit(2, "b");
     assert!(effects.contains(&began(Some("a"), "b", Reason::Request)), "{effects:?}");
@@ -132,7 +132,7 @@ fn who_asks_by_hand_closes_the_resident_at_once_and_goes_first() {
 fn asking_by_hand_for_what_is_resident_is_answered_at_once_and_takes_no_permit() {
     let mut bench = Bench::serving(rules(), "a", s(10));
     assert_eq!(told(&bench.activate(1, "a")), "activated 1");
-    assert_eq!(bench.core.stopping(), Stopping::Now("a".into()));
+    assert_eq!(bench.core.stopping(Side::Vllm), Stopping::Now(model("a")));
 }
 
 #[test]

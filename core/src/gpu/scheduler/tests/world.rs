@@ -20,12 +20,27 @@ pub(super) struct Setting {
     pub(super) stop: Duration,
     /// How long a message is under way.
     pub(super) delay: Duration,
+    /// From Ollama's last request to the memory that it gives back.
+    pub(super) unload: Duration,
+}
+
+/// Ollama, and whoever asks it.
+#[derive(Debug, Default)]
+pub(super) struct Ollama {
+    /// It has a model in memory.
+    pub(super) loaded: bool,
+    /// It does not unload anything.
+    pub(super) stays: bool,
+    /// Whoever asks it is to have it unload, and say when.
+    asked: Option<Generation>,
+    /// Its answers of before count no more.
+    asker: u32,
 }
 
 /// Somebody who asked.
 #[derive(Debug, Clone)]
 pub(super) struct Person {
-    pub(super) model: ModelName,
+    pub(super) model: TenantId,
     pub(super) purpose: Purpose,
     pub(super) arrived: Moment,
     pub(super) asked: Moment,
@@ -58,6 +73,8 @@ pub(super) enum Todo {
     Dies(Generation),
     JobEnds(Ticket),
     Look,
+    /// Of one asker: Ollama has been looked at.
+    OllamaLook(u32, Generation, Moment),
 }
 
 /// What an earlier supervisor wrote down.
@@ -99,6 +116,7 @@ pub(super) struct World {
     pub(super) memory: Option<Memory>,
     pub(super) jobs: BTreeMap<Ticket, Job>,
     pub(super) todo: BTreeMap<(Moment, u64), Todo>,
+    pub(super) ollama: Ollama,
     number: u64,
     used: Generation,
 }
@@ -140,6 +158,7 @@ impl World {
             memory: None,
             jobs: BTreeMap::new(),
             todo: BTreeMap::new(),
+            ollama: Ollama::default(),
             number: 0,
             used: g(0),
         };
@@ -160,7 +179,7 @@ impl World {
 
     pub(super) fn arrive(&mut self, model: usize, purpose: Purpose, service: Duration) {
         self.ask(Person {
-            model: MODELS[model].into(),
+            model: self::model(MODELS.get(model).unwrap_or(&"ollama")),
             purpose,
             arrived: self.now,
             asked: self.now,
@@ -175,7 +194,7 @@ impl World {
         let ticket = t(self.number);
         let waiter = Waiter {
             ticket,
-            launch: launch(person.model.as_str()),
+            tenant: tenant(&person.model.to_string()),
             purpose: person.purpose,
             arrived: person.arrived,
             asked: person.asked,
@@ -199,7 +218,8 @@ impl World {
             self.tell(&Event::InFlight(job.generation, self.in_flight(job.generation)));
         }
         // Dropped before its first byte: it asks again, once.
-        let dropped = self.live != Some(job.generation) && !self.cut.contains(&job.generation);
+        let lives = self.live == Some(job.generation) || job.person.model == TenantId::Ollama;
+        let dropped = !lives && !self.cut.contains(&job.generation);
         if dropped && job.person.refused_by.is_none() {
             let refused_by = Some(job.generation);
             self.ask(Person { asked: self.now, refused_by, ..job.person });
@@ -225,6 +245,12 @@ impl World {
                     self.cut.insert(generation);
                     self.end_jobs(generation, ms(1));
                 }
+                Effect::Open(generation) => self.used = self.used.max(generation),
+                Effect::Vacate(generation) => {
+                    self.used = self.used.max(generation);
+                    self.ollama.asked = Some(generation);
+                    self.look_at_ollama(generation);
+                }
                 Effect::SwapBegan { .. } | Effect::SwapDone { .. } => {}
             }
         }
@@ -235,7 +261,10 @@ impl World {
         if person.refused_by.is_none() {
             self.longest = self.longest.max(person.waited(self.now));
         }
-        let takes = if self.live == Some(generation) { person.service } else { ms(1) };
+        let ollama = person.model == TenantId::Ollama;
+        self.ollama.loaded |= ollama;
+        let served = ollama || self.live == Some(generation);
+        let takes = if served { person.service } else { ms(1) };
         self.jobs.insert(ticket, Job { generation, person });
         self.later(takes, Todo::JobEnds(ticket));
     }
@@ -258,7 +287,13 @@ impl World {
         self.heard.clear();
         self.blind = true;
         (self.closed, self.forced, self.alone) = (None, None, None);
-        for (_, person) in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.ollama.asked = None;
+        let of = |job: &&Job| job.person.model == TenantId::Ollama;
+        if let Some(generation) = self.jobs.values().filter(of).map(|job| job.generation).max() {
+            self.tell(&Event::OllamaInUse(generation, self.in_flight(generation)));
+        }
+        for (_, person) in waiting {
             self.ask(Person { asked: self.now, refused_by: None, ..person });
         }
         self.send_report(false);
@@ -308,7 +343,10 @@ impl World {
             Todo::Fact(instance, fact) if instance == self.instance => self.fact(fact),
             Todo::Dies(of) => self.dies(of),
             Todo::JobEnds(ticket) => self.job_ends(ticket),
-            Todo::Fact(..) | Todo::Look => {}
+            Todo::OllamaLook(asker, of, since) if asker == self.ollama.asker => {
+                self.ollama_looked(of, since);
+            }
+            Todo::Fact(..) | Todo::Look | Todo::OllamaLook(..) => {}
         }
         self.look_at_what_is_stuck();
     }
@@ -340,6 +378,48 @@ impl World {
     /// The world does what it should, nobody comes any more: until nobody waits.
     pub(super) fn settle(&mut self) {
         (self.deaf, self.immortal, self.fail_next) = (false, false, false);
+        self.ollama.stays = false;
         self.pass(s(1800), false);
+    }
+
+    // Ollama.
+
+    /// It ends what it has before it unloads.
+    fn look_at_ollama(&mut self, of: Generation) {
+        let look = Todo::OllamaLook(self.ollama.asker, of, self.now);
+        self.later(self.setting.delay + self.setting.unload, look);
+    }
+
+    fn ollama_looked(&mut self, of: Generation, since: Moment) {
+        let busy = self.jobs.values().any(|job| job.person.model == TenantId::Ollama);
+        let stays = self.ollama.loaded && (busy || self.ollama.stays);
+        let late = since + s(30) <= self.now;
+        if stays && !late {
+            let look = Todo::OllamaLook(self.ollama.asker, of, since);
+            return self.later(ms(100), look);
+        }
+        self.ollama.loaded = stays;
+        if self.ollama.asked.take_if(|asked| *asked == of).is_some() {
+            let given = if stays { Err(crashed()) } else { Ok(()) };
+            self.tell(&Event::Vacated(of, given));
+        }
+    }
+
+    /// Whoever asks Ollama dies, and its successor says so.
+    pub(super) fn new_asker(&mut self) {
+        self.ollama.asker += 1;
+        self.ollama.asked = None;
+        self.tell(&Event::OllamaForgot);
+    }
+
+    /// Somebody else has Ollama load something. While a vLLM lives, or is about to, that is not ours
+    /// to see.
+    pub(super) fn foreign(&mut self) {
+        let free = match self.core.gpu() {
+            Gpu::Empty => true,
+            Gpu::Resident(resident) => resident.tenant == Tenant::Ollama,
+            _ => false,
+        };
+        self.ollama.loaded |= free && self.live.is_none() && !self.blind;
     }
 }

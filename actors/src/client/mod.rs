@@ -1,8 +1,10 @@
 //! The thread's HTTP clients for backends.
 //!
-//! Owns: connection settings and TLS. Must never do: follow redirects, decompress, limit
+//! Owns: connection settings, TLS and the backends' keys. Must never do: follow redirects, decompress, limit
 //! connections or time out by itself (the pump's own timers do); each of these awc defaults would
 //! break a long generation.
+
+mod framing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,16 +19,17 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection, ConnectorService
 use awc::http::Uri;
 use awc::{Client, Connector};
 use chat_proxy_core::registry::Endpoint;
+use chat_proxy_core::{ApiError, Code};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::framing::Framed;
+use framing::Framed;
 
 /// Name resolution and TCP connect together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// uvicorn closes idle connections after 5 s; ours must be given up before.
-pub(super) const IDLE_CONNECTION: Duration = Duration::from_secs(3);
+pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(3);
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Whom a connection trusts; each kind has a client, and so a pool, of its own.
@@ -51,7 +54,7 @@ impl Trust {
 }
 
 /// The thread's clients.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     by_trust: RefCell<HashMap<Trust, Client>>,
     last_use: Cell<Instant>,
 }
@@ -65,14 +68,14 @@ impl Default for Clients {
 /// A CA file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("ca_file {path}: {message}")]
-pub(super) struct CaError {
+pub(crate) struct CaError {
     path: String,
     message: String,
 }
 
 impl Clients {
     /// The client for a backend.
-    pub(super) fn get(&self, endpoint: &Endpoint) -> Result<Client, CaError> {
+    pub(crate) fn get(&self, endpoint: &Endpoint) -> Result<Client, CaError> {
         let trust = Trust::of(endpoint);
         self.last_use.set(Instant::now());
         if let Some(client) = self.by_trust.borrow().get(&trust) {
@@ -91,7 +94,7 @@ impl Clients {
     /// Gives up all pools once nobody has used them for a while. awc looks at the age of an idle
     /// connection only when it hands one out: until then it, and the backend's side of it, stay
     /// open for ever.
-    pub(super) fn drop_idle(&self) {
+    pub(crate) fn drop_idle(&self) {
         if self.last_use.get().elapsed() >= IDLE_CONNECTION {
             self.by_trust.borrow_mut().clear();
         }
@@ -101,7 +104,7 @@ impl Clients {
     /// connections that it has just handed back (seen: llama.cpp, a few milliseconds after an
     /// empty stream), and the next request on one of them would fail through no fault of its own.
     /// Requests that are under way keep their connections.
-    pub(super) fn forget(&self, endpoint: &Endpoint) {
+    pub(crate) fn forget(&self, endpoint: &Endpoint) {
         self.by_trust.borrow_mut().remove(&Trust::of(endpoint));
     }
 }
@@ -123,6 +126,23 @@ fn build(tls: Option<Arc<ClientConfig>>) -> Client {
         .disable_redirects()
         .no_default_headers()
         .finish()
+}
+
+/// A client that shares no connection with any backend's.
+pub(crate) fn fresh(tls: bool) -> Client {
+    build(tls.then(system_tls))
+}
+
+/// The key of a backend, from the variable that its entry names.
+pub(crate) fn key_of(name: &str) -> Result<String, ApiError> {
+    match std::env::var(name) {
+        Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
+        _ => Err(ApiError::new(
+            Code::BackendUnavailable,
+            format!("the backend's key is missing: the variable {name} is not set"),
+        )
+        .hint(format!("set {name} in the daemon's environment and restart it"))),
+    }
 }
 
 /// Reading the system's certificates takes milliseconds: once per process.
@@ -161,7 +181,7 @@ fn tls_config(roots: RootCertStore) -> ClientConfig {
 }
 
 /// Connects, and mends what awc leaves undone: Nagle's algorithm holds a request's last part back
-/// (measured with awc 3.11), and answers without a length end unread (see [`super::framing`]).
+/// (measured with awc 3.11), and answers without a length end unread (see [`framing`]).
 #[derive(Clone)]
 struct Connect {
     connector: Rc<ConnectorService>,

@@ -1,0 +1,3 @@
+//! Services that are started on demand.
+
+pub mod messages;

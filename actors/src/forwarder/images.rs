@@ -1,0 +1,150 @@
+//! Images that a request names by address, fetched for a backend that cannot (SPEC 5.3).
+//!
+//! Owns: the fetching and its limits: number, size, time, redirects, and whom it asks. Must never
+//! do: ask a private address unless the settings say so. Names are resolved here, once, and the
+//! connection goes to the very address that was looked at: a name cannot mean another one later.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use awc::http::header;
+use bytes::{Bytes, BytesMut};
+use chat_proxy_core::ApiError;
+use chat_proxy_core::chat::remote::is_private;
+use futures_util::StreamExt;
+use url::Url;
+
+use crate::client;
+
+/// As many images of one request are fetched.
+const MAX_IMAGES: usize = 16;
+/// An image moves at most so often.
+const MAX_REDIRECTS: usize = 3;
+/// All of them together take no longer.
+const TIME: Duration = Duration::from_secs(30);
+
+/// What the settings allow.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageRules {
+    /// Fetch at all.
+    pub fetch: bool,
+    /// Also from private addresses.
+    pub private: bool,
+    /// All images of a request together, in bytes.
+    pub max_bytes: u64,
+}
+
+/// Fetches all; with fetching off none, and whoever needs them says so.
+pub(super) async fn fetch_all(
+    urls: &[String],
+    rules: &ImageRules,
+) -> Result<HashMap<String, Bytes>, ApiError> {
+    if urls.is_empty() || !rules.fetch {
+        return Ok(HashMap::new());
+    }
+    if urls.len() > MAX_IMAGES {
+        let message = format!("{} remote images; at most {MAX_IMAGES} are fetched", urls.len());
+        return Err(refuse(message));
+    }
+    let fetching = async {
+        let mut fetched = HashMap::new();
+        let mut left = rules.max_bytes;
+        for url in urls {
+            let bytes = fetch(url, rules, left).await?;
+            left -= bytes.len() as u64;
+            fetched.insert(url.clone(), bytes);
+        }
+        Ok(fetched)
+    };
+    let late =
+        || Err(refuse(format!("the remote images did not come within {} s", TIME.as_secs())));
+    tokio::time::timeout(TIME, fetching).await.unwrap_or_else(|_| late())
+}
+
+fn refuse(message: String) -> ApiError {
+    ApiError::invalid("messages", message).hint("send images as data: URIs")
+}
+
+async fn fetch(url: &str, rules: &ImageRules, max: u64) -> Result<Bytes, ApiError> {
+    let mut at =
+        Url::parse(url).map_err(|e| refuse(format!("{} is no address: {e}", shown(url))))?;
+    for _ in 0..=MAX_REDIRECTS {
+        match get(&at, rules, max).await? {
+            Got::Image(bytes) => return Ok(bytes),
+            Got::Moved(to) => {
+                at = at
+                    .join(&to)
+                    .map_err(|e| refuse(format!("{} moved to no address: {e}", shown(url))))?;
+            }
+        }
+    }
+    Err(refuse(format!("{} moved more than {MAX_REDIRECTS} times", shown(url))))
+}
+
+/// Addresses may be long, and may hold tokens behind a question mark.
+fn shown(url: &str) -> String {
+    url.split(['?', '#']).next().unwrap_or_default().chars().take(100).collect()
+}
+
+enum Got {
+    Image(Bytes),
+    Moved(String),
+}
+
+async fn get(url: &Url, rules: &ImageRules, max: u64) -> Result<Got, ApiError> {
+    let name = shown(url.as_str());
+    let fail = |why: String| refuse(format!("{name} cannot be fetched: {why}"));
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(fail(format!("{} is not http or https", url.scheme())));
+    }
+    let address = resolve(url, rules).await.map_err(fail)?;
+    let client = client::fresh(url.scheme() == "https");
+    let request = client
+        .get(url.as_str())
+        .no_decompress()
+        .address(address)
+        .insert_header((header::ACCEPT, "image/*"))
+        .insert_header((header::ACCEPT_ENCODING, "identity"));
+    let mut response = request.send().await.map_err(|e| fail(e.to_string()))?;
+    let status = response.status();
+    if status.is_redirection() {
+        let to = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        return to
+            .map(|to| Got::Moved(to.to_owned()))
+            .ok_or_else(|| fail("it moved to nowhere".into()));
+    }
+    if !status.is_success() {
+        return Err(fail(format!("HTTP {}", status.as_u16())));
+    }
+    let length = response.headers().get(header::CONTENT_LENGTH).cloned();
+    let length = length.and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = response.next().await {
+        let chunk = chunk.map_err(|e| fail(e.to_string()))?;
+        if (bytes.len() + chunk.len()) as u64 > max {
+            return Err(fail(format!("images of one request may have {} bytes", rules.max_bytes))
+                .hint("raise max_image_bytes, or send smaller images"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    if bytes.is_empty() || length.is_some_and(|length| length != bytes.len() as u64) {
+        return Err(fail("the answer broke off".to_owned()));
+    }
+    Ok(Got::Image(bytes.freeze()))
+}
+
+/// The address to connect to: all that the name means must be allowed.
+async fn resolve(url: &Url, rules: &ImageRules) -> Result<SocketAddr, String> {
+    let port = url.port_or_known_default().unwrap_or(80);
+    let host = url.host_str().ok_or("it names no host")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|e| e.to_string())?;
+    let found: Vec<SocketAddr> = found.collect();
+    if !rules.private && found.iter().any(|address| is_private(address.ip())) {
+        return Err(
+            "its address is private (fetch_remote_images_private = true allows that)".into()
+        );
+    }
+    found.first().copied().ok_or_else(|| "its name has no address".to_owned())
+}

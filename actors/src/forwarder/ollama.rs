@@ -1,0 +1,209 @@
+//! A request for a model at Ollama (SPEC 6.2).
+//!
+//! Owns: the order of its steps: translate, a turn at the GPU, load, send; and the one second try
+//! when Ollama was not there and can be started. Must never do: translate; that is
+//! `core::chat::ollama`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chat_proxy_core::chat::ollama::{remote_images, translate};
+use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::registry::OllamaModel;
+use chat_proxy_core::{ApiError, Code};
+use tokio::sync::oneshot;
+
+use super::admission::{Wanted, admit};
+use super::cargo::{Cargo, Outgoing, Target, Unsent};
+use super::images;
+use super::messages::Labels;
+use super::patience;
+use super::reply::Reply;
+use super::task::Request;
+use crate::ollama::messages::{EnsureLoaded, LoadFailure};
+use crate::permits::Permit;
+use crate::transcript::Transcript;
+
+/// What became of a load.
+enum Loaded {
+    /// It is there.
+    Yes(Reply),
+    /// The request has ended.
+    Over,
+    /// Nobody is at Ollama's address.
+    Absent(Reply, ApiError),
+}
+
+impl Request<'_> {
+    pub(super) async fn at_ollama(
+        &self,
+        model: &Arc<OllamaModel>,
+        cargo: Cargo,
+        reply: Reply,
+        transcript: &mut Transcript,
+    ) {
+        let native = matches!(cargo.request, Outgoing::Chat(_));
+        let Some((mut cargo, mut reply)) = self.in_its_words(model, cargo, reply, transcript).await
+        else {
+            return;
+        };
+        let url = if native {
+            model.native("/api/chat")
+        } else {
+            self.prepared.dialect.url(&model.server)
+        };
+        let mut may_return = self.service().is_some();
+        loop {
+            let permit = if model.shares_gpu {
+                let tenant = Tenant::Ollama;
+                let wanted =
+                    Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by: None };
+                let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await
+                else {
+                    return;
+                };
+                reply = held;
+                Some(permit)
+            } else {
+                None
+            };
+            // Its OpenAI routes take no load options: what they need they load by themselves.
+            let loaded =
+                if native { self.load(model, reply, transcript).await } else { Loaded::Yes(reply) };
+            let unsent = match loaded {
+                Loaded::Over => return,
+                Loaded::Yes(held) => {
+                    let sent = self.send(
+                        model,
+                        &url,
+                        may_return,
+                        permit.as_ref(),
+                        cargo,
+                        held,
+                        transcript,
+                    );
+                    match sent.await {
+                        None => return,
+                        Some(unsent) => unsent,
+                    }
+                }
+                Loaded::Absent(reply, error) if may_return => {
+                    Unsent { reply, error, unreachable: true, cargo }
+                }
+                Loaded::Absent(reply, error) => return reply.refuse(error, transcript),
+            };
+            // Nothing is at Ollama meanwhile.
+            drop(permit);
+            unsent.reply.uses(None);
+            let started = self.start_for(unsent, &model.server, transcript).await;
+            let Some((again, held)) = started else { return };
+            (cargo, reply, may_return) = (again, held, false);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one request on its way
+    async fn send(
+        &self,
+        model: &OllamaModel,
+        url: &str,
+        may_return: bool,
+        permit: Option<&Permit>,
+        cargo: Cargo,
+        reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Option<Unsent> {
+        let target =
+            Target { endpoint: &model.server, url, served_id: &model.tag, may_return, permit };
+        self.forward(target, cargo, reply, transcript).await
+    }
+
+    /// Puts a chat request into Ollama's words; anything else goes to Ollama's own OpenAI routes.
+    async fn in_its_words(
+        &self,
+        model: &OllamaModel,
+        cargo: Cargo,
+        mut reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Option<(Cargo, Reply)> {
+        let Cargo { request, share } = cargo;
+        let Outgoing::Chat(chat) = &request else {
+            return Some((Cargo { request, share }, reply));
+        };
+        let wanted = remote_images(chat.body());
+        let rules = &self.shared.settings.images;
+        let fetching = images::fetch_all(&wanted, rules);
+        let (shared, stream) = (self.shared, self.prepared.stream);
+        let state = "images are fetched";
+        let fetched =
+            match patience::wait(shared, stream, state, fetching, &mut reply, transcript).await {
+                Ok(Ok(fetched)) => fetched,
+                Ok(Err(error)) => {
+                    reply.refuse(error, transcript);
+                    return None;
+                }
+                Err(why) => {
+                    reply.interrupted(why, transcript);
+                    return None;
+                }
+            };
+        let mut pinned = model.pinned();
+        pinned.can_think = pinned.can_think.or_else(|| self.says_it_thinks(model));
+        match translate(chat.body(), &pinned, &fetched) {
+            Ok(native) => {
+                let policy = native.losses.header();
+                reply.label(Labels { model: self.prepared.model.clone(), policy });
+                Some((Cargo { request: Outgoing::Native(native.body), share }, reply))
+            }
+            Err(error) => {
+                reply.refuse(error, transcript);
+                None
+            }
+        }
+    }
+
+    /// What Ollama has said of the model, if it has.
+    fn says_it_thinks(&self, model: &OllamaModel) -> Option<bool> {
+        let view = self.shared.registry.load();
+        let tag = view.activity.ollama_of(model)?.tag(&model.tag)?;
+        let abilities = tag.capabilities.as_ref()?;
+        Some(abilities.iter().any(|ability| ability == "thinking"))
+    }
+
+    /// Waits until the model is loaded, once for all who want it.
+    async fn load(
+        &self,
+        model: &Arc<OllamaModel>,
+        mut reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Loaded {
+        let began = Instant::now();
+        let (answer, outcome) = oneshot::channel();
+        let order = EnsureLoaded { model: model.clone(), reply: answer };
+        if self.shared.turns.ollama.tell(order).is_err() {
+            // It is being rebuilt; Ollama loads what it is asked for in any case.
+            return Loaded::Yes(reply);
+        }
+        let (shared, stream) = (self.shared, self.prepared.stream);
+        let state = "the model is loading";
+        let waited = patience::wait(shared, stream, state, outcome, &mut reply, transcript).await;
+        transcript.waited(Duration::ZERO, began.elapsed());
+        match waited {
+            Err(why) => {
+                reply.interrupted(why, transcript);
+                Loaded::Over
+            }
+            Ok(Ok(Ok(())) | Err(_)) => Loaded::Yes(reply),
+            Ok(Ok(Err(LoadFailure { error, unreachable: true }))) => Loaded::Absent(reply, error),
+            Ok(Ok(Err(LoadFailure { error, .. }))) => {
+                if error.code == Code::ModelNotFound {
+                    tracing::warn!(
+                        model = model.tag,
+                        "Ollama does not have a model of the registry"
+                    );
+                }
+                reply.refuse(error, transcript);
+                Loaded::Over
+            }
+        }
+    }
+}

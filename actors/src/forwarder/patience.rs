@@ -1,0 +1,44 @@
+//! Waiting for something else than a turn, on behalf of a client.
+//!
+//! Owns: what the client is told meanwhile, and that the wait ends when the client goes. Must never
+//! do: bound the wait; whoever is waited for does.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::admission::Heart;
+use super::reply::{Interrupt, Reply};
+use crate::transcript::Transcript;
+
+/// Waits for `what`; streaming clients hear `state` in comments.
+pub(super) async fn wait<T>(
+    shared: &Shared,
+    stream: bool,
+    state: &str,
+    what: impl Future<Output = T>,
+    reply: &mut Reply,
+    transcript: &mut Transcript,
+) -> Result<T, Interrupt> {
+    let mut heart = Heart::new(shared.settings.heartbeat.limit().filter(|_| stream));
+    let mut what = pin!(what);
+    loop {
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(why) = reply.poll_interrupt(cx) {
+                return Poll::Ready(Err(why));
+            }
+            if let Poll::Ready(outcome) = what.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Some(outcome)));
+            }
+            heart.poll(cx).map(|()| Ok(None))
+        });
+        if let Some(outcome) = ended.await? {
+            return Ok(outcome);
+        }
+        reply.begin_stream(transcript);
+        reply.data(Bytes::from(format!(": waiting (position 0, {state})\n\n")));
+    }
+}

@@ -1,0 +1,486 @@
+//! A scanner for JSON objects that come in pieces: finds a few fields of the outermost object.
+//!
+//! Owns: where their values lie. Must never do: hold more than those values and the key that is
+//! being read. It checks what it must to be sure of its place (strings, brackets, the order of keys
+//! and values in the outermost object); what lies deeper is the backend's to judge.
+
+use std::ops::Range;
+
+use memchr::memchr2;
+use serde_json::{Map, Value};
+
+use super::scan::Found;
+use crate::chat::request::MAX_DEPTH;
+use crate::error::ApiError;
+
+/// The longest value that is read, in bytes.
+const MAX_VALUE: usize = 8 << 10;
+/// The longest key that can be one of ours, escapes counted.
+const MAX_KEY: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    /// The opening brace.
+    Object,
+    /// A key, or the end of an object that is empty so far.
+    FirstKey,
+    /// A key.
+    Key,
+    /// The colon behind a key.
+    Colon,
+    /// A value of the outermost object.
+    Value,
+    /// A comma or the end.
+    Comma,
+    /// Nothing more.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// Between tokens of the outermost object.
+    Between(Expect),
+    /// A string: a key, a value, or one within a nested value.
+    Text { key: bool, escaped: bool },
+    /// A number or a word, as a value of the outermost object.
+    Bare,
+    /// A nested value.
+    Nested,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Model,
+    Stream,
+    StreamOptions,
+    Other,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct JsonScan {
+    /// Bytes before the present piece.
+    at: u64,
+    inside: Inside,
+    /// Open brackets, the outermost object's included.
+    depth: usize,
+    /// The key, or the value of one of our fields, as far as it has come.
+    kept: Vec<u8>,
+    field: Field,
+    value_at: u64,
+    insert_at: u64,
+    model: Option<(String, Range<u64>)>,
+    stream: Option<bool>,
+    stream_options: Option<(Map<String, Value>, Range<u64>)>,
+    seen: bool,
+}
+
+impl Default for JsonScan {
+    fn default() -> Self {
+        JsonScan {
+            at: 0,
+            inside: Inside::Between(Expect::Object),
+            depth: 0,
+            kept: Vec::new(),
+            field: Field::Other,
+            value_at: 0,
+            insert_at: 0,
+            model: None,
+            stream: None,
+            stream_options: None,
+            seen: false,
+        }
+    }
+}
+
+impl JsonScan {
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        let mut i = 0;
+        while i < piece.len() {
+            i += match self.inside {
+                Inside::Text { escaped, .. } => self.text(&piece[i..], escaped),
+                Inside::Bare => self.bare(&piece[i..], i)?,
+                Inside::Nested => self.nested(&piece[i..], i)?,
+                Inside::Between(expect) => self.between(piece[i], i, expect)?,
+            };
+            // A value ends behind its last byte.
+            if self.inside == Inside::Between(Expect::Comma) && self.field != Field::Other {
+                self.take_value(self.at + i as u64)?;
+            }
+        }
+        self.at += piece.len() as u64;
+        Ok(())
+    }
+
+    /// The body has ended.
+    pub fn finish(self) -> Result<Found, ApiError> {
+        if self.inside != Inside::Between(Expect::Nothing) {
+            let message = if self.seen {
+                "the request body is not valid JSON: it ends before its object does"
+            } else {
+                "the request body is empty; send a JSON object"
+            };
+            return Err(ApiError::invalid("", message));
+        }
+        Ok(Found {
+            model: self.model,
+            stream: self.stream.unwrap_or_default(),
+            stream_options: self.stream_options,
+            insert_at: self.insert_at,
+            boundary: None,
+        })
+    }
+
+    /// Keeps bytes of a key or of one of our values, as far as they can matter.
+    fn keep(&mut self, bytes: &[u8]) {
+        let limit = match self.inside {
+            Inside::Text { key: true, .. } => MAX_KEY,
+            _ if self.field == Field::Other => return,
+            _ => MAX_VALUE,
+        };
+        // One byte too many tells that it was too long.
+        let room = (limit + 1).saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Within a string; answers how many bytes were taken.
+    fn text(&mut self, bytes: &[u8], escaped: bool) -> usize {
+        let Inside::Text { key, .. } = self.inside else { return 0 };
+        if escaped {
+            self.keep(&bytes[..1]);
+            self.inside = Inside::Text { key, escaped: false };
+            return 1;
+        }
+        let Some(found) = memchr2(b'"', b'\\', bytes) else {
+            self.keep(bytes);
+            return bytes.len();
+        };
+        self.keep(&bytes[..=found]);
+        self.inside = match bytes[found] {
+            b'\\' => Inside::Text { key, escaped: true },
+            _ if key => Inside::Between(Expect::Colon),
+            _ if self.depth > 1 => Inside::Nested,
+            _ => Inside::Between(Expect::Comma),
+        };
+        found + 1
+    }
+
+    /// Within a number or a word.
+    fn bare(&mut self, bytes: &[u8], i: usize) -> Result<usize, ApiError> {
+        let ends = |b: &u8| matches!(b, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+        let end = bytes.iter().position(ends).unwrap_or(bytes.len());
+        if let Some(bad) = bytes[..end].iter().position(|b| matches!(b, b'"' | b'{' | b'[' | b':'))
+        {
+            return Err(self.broken(i + bad));
+        }
+        self.keep(&bytes[..end]);
+        if end < bytes.len() {
+            self.inside = Inside::Between(Expect::Comma);
+        }
+        Ok(end)
+    }
+
+    /// Within a nested value, outside its strings.
+    fn nested(&mut self, bytes: &[u8], i: usize) -> Result<usize, ApiError> {
+        for (offset, byte) in bytes.iter().enumerate() {
+            match byte {
+                b'"' => {
+                    self.keep(&bytes[..=offset]);
+                    self.inside = Inside::Text { key: false, escaped: false };
+                    return Ok(offset + 1);
+                }
+                b'{' | b'[' => self.deeper()?,
+                b'}' | b']' => self.depth -= 1,
+                _ => {}
+            }
+            if self.depth == 0 {
+                return Err(self.broken(i + offset));
+            }
+            if self.depth == 1 {
+                self.keep(&bytes[..=offset]);
+                self.inside = Inside::Between(Expect::Comma);
+                return Ok(offset + 1);
+            }
+        }
+        self.keep(bytes);
+        Ok(bytes.len())
+    }
+
+    fn deeper(&mut self) -> Result<(), ApiError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            let message = format!("the JSON nests deeper than {MAX_DEPTH} levels");
+            return Err(ApiError::invalid("", message));
+        }
+        Ok(())
+    }
+
+    /// Between the tokens of the outermost object: one byte.
+    fn between(&mut self, byte: u8, i: usize, expect: Expect) -> Result<usize, ApiError> {
+        if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            return Ok(1);
+        }
+        self.seen = true;
+        let next = match (expect, byte) {
+            (Expect::Object, b'{') => {
+                self.depth = 1;
+                self.insert_at = self.at + i as u64 + 1;
+                Inside::Between(Expect::FirstKey)
+            }
+            (Expect::Object, _) => {
+                return Err(ApiError::invalid("", "the request body must be a JSON object"));
+            }
+            (Expect::FirstKey | Expect::Key, b'"') => {
+                self.kept.clear();
+                self.kept.push(b'"');
+                Inside::Text { key: true, escaped: false }
+            }
+            (Expect::FirstKey | Expect::Comma, b'}') => {
+                self.depth = 0;
+                Inside::Between(Expect::Nothing)
+            }
+            (Expect::Colon, b':') => {
+                self.field = field(&self.kept);
+                Inside::Between(Expect::Value)
+            }
+            (Expect::Value, _) => return self.value_begins(byte, i),
+            (Expect::Comma, b',') => Inside::Between(Expect::Key),
+            _ => return Err(self.broken(i)),
+        };
+        self.inside = next;
+        Ok(1)
+    }
+
+    fn value_begins(&mut self, byte: u8, i: usize) -> Result<usize, ApiError> {
+        self.value_at = self.at + i as u64;
+        self.kept.clear();
+        self.inside = match byte {
+            b'"' => Inside::Text { key: false, escaped: false },
+            b'{' | b'[' => {
+                self.deeper()?;
+                Inside::Nested
+            }
+            b'}' | b']' | b',' | b':' => return Err(self.broken(i)),
+            _ => {
+                self.inside = Inside::Bare;
+                return Ok(0);
+            }
+        };
+        self.keep(&[byte]);
+        Ok(1)
+    }
+
+    /// One of our fields has its value.
+    fn take_value(&mut self, end: u64) -> Result<(), ApiError> {
+        let place = self.value_at..end;
+        let kept = std::mem::take(&mut self.kept);
+        match std::mem::replace(&mut self.field, Field::Other) {
+            Field::Model => {
+                let named: Option<String> = parse(&kept)
+                    .ok_or_else(|| ApiError::invalid("model", "`model` must be a string"))?;
+                let before = self.model.replace((named.unwrap_or_default(), place));
+                once("model", before.is_some())
+            }
+            Field::Stream => {
+                let wanted: Option<bool> = parse(&kept)
+                    .ok_or_else(|| ApiError::invalid("stream", "`stream` must be true or false"))?;
+                let before = self.stream.replace(wanted.unwrap_or_default());
+                once("stream", before.is_some())
+            }
+            Field::StreamOptions => {
+                let options: Option<Map<String, Value>> = parse(&kept).ok_or_else(|| {
+                    ApiError::invalid("stream_options", "`stream_options` must be an object")
+                })?;
+                let before = self.stream_options.replace((options.unwrap_or_default(), place));
+                once("stream_options", before.is_some())
+            }
+            Field::Other => Ok(()),
+        }
+    }
+
+    fn broken(&self, i: usize) -> ApiError {
+        let at = self.at + i as u64;
+        ApiError::invalid("", format!("the request body is not valid JSON (at byte {at})"))
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(kept: &[u8]) -> Option<T> {
+    if kept.len() > MAX_VALUE {
+        return None;
+    }
+    serde_json::from_slice(kept).ok()
+}
+
+/// A field that comes twice means one thing to us and another to the backend.
+fn once(field: &str, twice: bool) -> Result<(), ApiError> {
+    if twice {
+        return Err(ApiError::invalid(field, format!("duplicate field `{field}`")));
+    }
+    Ok(())
+}
+
+fn field(key: &[u8]) -> Field {
+    let name = if key.len() > MAX_KEY { None } else { serde_json::from_slice::<String>(key).ok() };
+    match name.as_deref() {
+        Some("model") => Field::Model,
+        Some("stream") => Field::Stream,
+        Some("stream_options") => Field::StreamOptions,
+        _ => Field::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+    use super::*;
+    use crate::relay::Dialect;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn scan(pieces: &[&[u8]]) -> Result<Found, ApiError> {
+        let mut scan = JsonScan::default();
+        for piece in pieces {
+            scan.push(piece)?;
+        }
+        scan.finish()
+    }
+
+    fn upstream(text: &str, dialect: Dialect) -> String {
+        let edits = scan(&[text.as_bytes()]).unwrap().edits(dialect, "served/\"id\"");
+        let (mut out, mut at) = (String::new(), 0);
+        for edit in edits {
+            let (start, end) = (edit.place.start as usize, edit.place.end as usize);
+            out.push_str(&text[at..start]);
+            out.push_str(&edit.text);
+            at = end;
+        }
+        out + &text[at..]
+    }
+
+    #[test]
+    fn only_the_model_is_edited_and_usage_of_streamed_completions() {
+        let cases = [
+            (
+                r#"{ "input": [1,{"model":"x"}] , "mod\u0065l" : "a" ,"y":"}{"}"#,
+                Dialect::Embeddings,
+                r#"{ "input": [1,{"model":"x"}] , "mod\u0065l" : "served/\"id\"" ,"y":"}{"}"#,
+            ),
+            ("{}", Dialect::Tokenize, r#"{"model":"served/\"id\"",}"#),
+            (r#"{"model":null}"#, Dialect::Tokenize, r#"{"model":"served/\"id\""}"#),
+            (
+                r#"{"stream":true,"model":"a","stream_options":{"x":1}}"#,
+                Dialect::Completions,
+                r#"{"stream":true,"model":"served/\"id\"","stream_options":{"x":1,"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream":true,"model":"a"}"#,
+                Dialect::Completions,
+                r#"{"stream_options":{"include_usage":true},"stream":true,"model":"served/\"id\""}"#,
+            ),
+            (
+                r#"{"stream":true,"model":"a"}"#,
+                Dialect::Responses,
+                r#"{"stream":true,"model":"served/\"id\""}"#,
+            ),
+        ];
+        for (sent, dialect, want) in cases {
+            assert_eq!(upstream(sent, dialect), want);
+        }
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+        let long = format!(r#"{{"model":"{}"}}"#, "x".repeat(10_000));
+        for (body, param, message) in [
+            ("", None, "empty"),
+            ("  ", None, "empty"),
+            ("[]", None, "must be a JSON object"),
+            ("{", None, "ends before"),
+            (r#"{"a":"b"#, None, "ends before"),
+            (r#"{"a" 1}"#, None, "at byte 5"),
+            (r#"{"a":1 2}"#, None, "at byte 7"),
+            (r#"{"a":1,}"#, None, "at byte 7"),
+            (r#"{"a":1}}"#, None, "at byte 7"),
+            (r#"{"a":tr"ue}"#, None, "at byte 7"),
+            (r#"{"model":7}"#, Some("model"), "string"),
+            (r#"{"model":"a","model":"b"}"#, Some("model"), "duplicate"),
+            (r#"{"stream":"yes"}"#, Some("stream"), "true or false"),
+            (r#"{"stream_options":[]}"#, Some("stream_options"), "object"),
+            (&deep, None, "deeper than 128"),
+            (&long, Some("model"), "string"),
+        ] {
+            let error = scan(&[body.as_bytes()]).unwrap_err();
+            assert_eq!((error.status, error.param.as_deref()), (400, param), "{body:.60}");
+            assert!(error.message.contains(message), "{body:.60}: {}", error.message);
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[ -~\\\\\"é😀\n{}\\[\\]:,]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 30, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map("(model|stream|[a-z\\\\\"{}]{0,5})", inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Wherever the pieces are cut, the same is found, and it is what a whole parser finds.
+        #[test]
+        fn cuts_do_not_matter(
+            fields in prop::collection::vec(("[a-z\\\\\"é]{0,6}", any_json()), 0..5),
+            model in prop::option::of("[ -~é\"\\\\]{1,12}"),
+            at in 0usize..6, stream: bool, pretty: bool,
+            cuts in prop::collection::vec(0usize..400, 0..12),
+        ) {
+            let mut object = Map::new();
+            for (i, (key, value)) in fields.into_iter().enumerate() {
+                if i == at && let Some(model) = &model {
+                    object.insert("model".into(), json!(model));
+                }
+                if !matches!(key.as_str(), "model" | "stream") {
+                    object.insert(key, value);
+                }
+            }
+            object.insert("stream".into(), json!(stream));
+            let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) }.unwrap();
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts {
+                pieces.push(&bytes[from..cut]);
+                from = cut;
+            }
+            pieces.push(&bytes[from..]);
+            let found = scan(&pieces).unwrap();
+            prop_assert_eq!(&found, &scan(&[bytes]).unwrap());
+            prop_assert_eq!(found.stream, stream);
+            prop_assert_eq!(found.model.is_some(), object.contains_key("model"));
+            object.insert("model".into(), json!("served/\"id\""));
+            let got: Map<String, Value> = serde_json::from_str(&upstream(&text, Dialect::Score)).unwrap();
+            prop_assert_eq!(got, object);
+        }
+
+        #[test]
+        fn it_never_panics_on_any_bytes(
+            pieces in prop::collection::vec(prop::collection::vec("[{}\\[\\]\",:a1 \\\\]{0,6}".prop_map(String::into_bytes), 0..4), 0..6),
+        ) {
+            let mut scanner = JsonScan::default();
+            for piece in pieces.iter().flatten() {
+                if scanner.push(piece).is_err() { return Ok(()); }
+            }
+            let _ = scanner.finish();
+        }
+    }
+}

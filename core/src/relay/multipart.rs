@@ -1,0 +1,373 @@
+//! A scanner for `multipart/form-data` (RFC 7578, RFC 2046 5.1) that comes in pieces: finds the
+//! fields that matter among parts that may be megabytes of audio.
+//!
+//! Owns: where the value of `model` lies. Must never do: hold a part's content beyond those fields.
+
+use std::ops::Range;
+
+use memchr::memmem;
+
+use super::scan::Found;
+use crate::error::ApiError;
+
+/// The longest head of a part.
+const MAX_HEAD: usize = 16 << 10;
+/// The longest value of a field that is read.
+const MAX_VALUE: usize = 8 << 10;
+/// RFC 2046: a boundary has at most 70 characters.
+const MAX_BOUNDARY: usize = 70;
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Before the first boundary.
+    Preamble,
+    /// Behind a boundary: the end of its line, or of everything.
+    BoundaryEnd,
+    /// A part's head.
+    Head,
+    /// A part's content.
+    Content { name: String, from: u64 },
+    /// Behind the last boundary.
+    Epilogue,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct MultipartScan {
+    boundary: String,
+    /// CR LF, two dashes, the boundary.
+    delimiter: Vec<u8>,
+    state: State,
+    /// Bytes that are not judged yet; the first of them stands at `at`.
+    rest: Vec<u8>,
+    at: u64,
+    /// The content of one of our fields.
+    kept: Vec<u8>,
+    insert_at: u64,
+    model: Option<(String, Range<u64>)>,
+    stream: bool,
+}
+
+impl MultipartScan {
+    /// For a body of this content type.
+    pub fn new(content_type: &str) -> Result<Self, ApiError> {
+        let boundary = parameter(content_type, "boundary")
+            .filter(|boundary| (1..=MAX_BOUNDARY).contains(&boundary.len()))
+            .ok_or_else(|| {
+                ApiError::invalid("", "the content-type multipart/form-data names no boundary")
+            })?;
+        Ok(MultipartScan {
+            delimiter: format!("\r\n--{boundary}").into_bytes(),
+            boundary,
+            state: State::Preamble,
+            // The first boundary may begin the body: as if a line had ended before it.
+            rest: b"\r\n".to_vec(),
+            at: 0,
+            kept: Vec::new(),
+            insert_at: 0,
+            model: None,
+            stream: false,
+        })
+    }
+
+    /// The place of a byte of `rest` in the body; the line end before it does not count.
+    fn place(&self, offset: usize) -> u64 {
+        (self.at + offset as u64).saturating_sub(2)
+    }
+
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        if self.state == State::Epilogue {
+            return Ok(());
+        }
+        self.rest.extend_from_slice(piece);
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// The body has ended.
+    pub fn finish(self) -> Result<Found, ApiError> {
+        if self.state != State::Epilogue {
+            let message = "the multipart body ends before its closing boundary";
+            return Err(ApiError::invalid("", message));
+        }
+        Ok(Found {
+            model: self.model,
+            stream: self.stream,
+            stream_options: None,
+            insert_at: self.insert_at,
+            boundary: Some(self.boundary),
+        })
+    }
+
+    /// Forgets so many bytes of `rest`.
+    fn drop_first(&mut self, count: usize) {
+        self.rest.drain(..count);
+        self.at += count as u64;
+    }
+
+    /// One step; whether another may follow.
+    fn step(&mut self) -> Result<bool, ApiError> {
+        match &self.state {
+            State::Preamble | State::Content { .. } => self.until_boundary(),
+            State::BoundaryEnd => self.boundary_end(),
+            State::Head => self.head(),
+            State::Epilogue => {
+                self.rest.clear();
+                Ok(false)
+            }
+        }
+    }
+
+    fn until_boundary(&mut self) -> Result<bool, ApiError> {
+        let found = memmem::find(&self.rest, &self.delimiter);
+        // What may be the beginning of a boundary is kept.
+        let content = found.unwrap_or((self.rest.len() + 1).saturating_sub(self.delimiter.len()));
+        if let State::Content { name, .. } = &self.state
+            && is_ours(name)
+        {
+            let room = (MAX_VALUE + 1).saturating_sub(self.kept.len());
+            self.kept.extend_from_slice(&self.rest[..content.min(room)]);
+        }
+        let end = self.place(content);
+        if found.is_none() {
+            self.drop_first(content);
+            return Ok(false);
+        }
+        match std::mem::replace(&mut self.state, State::BoundaryEnd) {
+            State::Content { name, from } => self.field_ends(&name, from..end)?,
+            // The first boundary: a further part can be put before it.
+            _ => self.insert_at = self.place(content + 2),
+        }
+        self.drop_first(content + self.delimiter.len());
+        Ok(true)
+    }
+
+    /// Behind a boundary stands `--` at the very end, or white space and a line end.
+    fn boundary_end(&mut self) -> Result<bool, ApiError> {
+        if self.rest.len() < 2 {
+            return Ok(false);
+        }
+        if self.rest.starts_with(b"--") {
+            self.state = State::Epilogue;
+            return Ok(true);
+        }
+        let Some(end) = memmem::find(&self.rest, b"\r\n") else {
+            return if self.rest.len() > MAX_HEAD { Err(self.broken()) } else { Ok(false) };
+        };
+        if !self.rest[..end].iter().all(|b| matches!(b, b' ' | b'\t')) {
+            return Err(self.broken());
+        }
+        // The line end stays: a head without a line begins with its own.
+        self.drop_first(end);
+        self.state = State::Head;
+        Ok(true)
+    }
+
+    fn head(&mut self) -> Result<bool, ApiError> {
+        let Some(end) = memmem::find(&self.rest, b"\r\n\r\n") else {
+            return if self.rest.len() > MAX_HEAD { Err(self.broken()) } else { Ok(false) };
+        };
+        let name = String::from_utf8_lossy(&self.rest[..end]).lines().find_map(field_name);
+        let from = self.place(end + 4);
+        self.drop_first(end + 4);
+        self.kept.clear();
+        self.state = State::Content { name: name.unwrap_or_default(), from };
+        Ok(true)
+    }
+
+    fn field_ends(&mut self, name: &str, place: Range<u64>) -> Result<(), ApiError> {
+        let value = std::mem::take(&mut self.kept);
+        let text = || -> Option<String> {
+            let text = std::str::from_utf8(&value).ok()?;
+            (value.len() <= MAX_VALUE).then(|| text.trim().to_owned())
+        };
+        match name {
+            "model" => {
+                let text =
+                    text().ok_or_else(|| ApiError::invalid("model", "`model` must be a text"))?;
+                if self.model.replace((text, place)).is_some() {
+                    return Err(ApiError::invalid("model", "duplicate field `model`"));
+                }
+            }
+            "stream" => {
+                self.stream = match text().as_deref() {
+                    Some("true" | "True" | "1") => true,
+                    Some("false" | "False" | "0" | "") => false,
+                    _ => {
+                        let message = "`stream` must be true or false";
+                        return Err(ApiError::invalid("stream", message));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn broken(&self) -> ApiError {
+        let at = self.place(0);
+        ApiError::invalid("", format!("the multipart body is malformed (at byte {at})"))
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    matches!(name, "model" | "stream")
+}
+
+/// The field that a part is, by one line of its head; files are none of ours.
+fn field_name(line: &str) -> Option<String> {
+    let (header, value) = line.split_once(':')?;
+    if !header.trim().eq_ignore_ascii_case("content-disposition") {
+        return None;
+    }
+    parameter(value, "filename").is_none().then(|| parameter(value, "name"))?
+}
+
+/// A parameter of a header's value, with or without quotes.
+fn parameter(value: &str, wanted: &str) -> Option<String> {
+    let mut rest = value;
+    while let Some(at) = rest.find(';') {
+        rest = rest[at + 1..].trim_start();
+        let (name, after) = rest.split_once('=')?;
+        let (found, left) = if let Some(quoted) = after.trim_start().strip_prefix('"') {
+            quoted_text(quoted)?
+        } else {
+            let end = after.find(';').unwrap_or(after.len());
+            (after[..end].trim().to_owned(), &after[end..])
+        };
+        if name.trim().eq_ignore_ascii_case(wanted) {
+            return Some(found);
+        }
+        rest = left;
+    }
+    None
+}
+
+/// The text up to the closing quote, and what stands behind it.
+fn quoted_text(quoted: &str) -> Option<(String, &str)> {
+    let mut text = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((text, &quoted[at + 1..])),
+            '\\' => text.push(chars.next()?.1),
+            c => text.push(c),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+    use super::*;
+    use crate::relay::Dialect;
+    use proptest::prelude::*;
+
+    const TYPE: &str = "multipart/form-data; boundary=xYz";
+
+    fn scan(pieces: &[&[u8]]) -> Result<Found, ApiError> {
+        let mut scan = MultipartScan::new(TYPE)?;
+        for piece in pieces {
+            scan.push(piece)?;
+        }
+        scan.finish()
+    }
+
+    fn form(parts: &[(&str, &str)]) -> String {
+        let part = |(head, content): &(&str, &str)| {
+            format!("--xYz\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
+        };
+        parts.iter().map(part).collect::<String>() + "--xYz--\r\n"
+    }
+
+    fn upstream(text: &str) -> String {
+        let edits = scan(&[text.as_bytes()]).unwrap().edits(Dialect::Transcriptions, "served/id");
+        let [edit] = edits.try_into().unwrap();
+        let (start, end) = (edit.place.start as usize, edit.place.end as usize);
+        format!("{}{}{}", &text[..start], edit.text, &text[end..])
+    }
+
+    #[test]
+    fn the_model_is_replaced_and_every_other_byte_stays() {
+        let audio = ("name=\"file\"; filename=\"a.wav\"", "RIFF\r\n--xY\r\n\0model");
+        let sent = form(&[audio, ("name=\"model\"", "whisper"), ("name=language", "en")]);
+        let want = form(&[audio, ("name=\"model\"", "served/id"), ("name=language", "en")]);
+        assert_eq!(upstream(&sent), want);
+        assert_eq!(scan(&[sent.as_bytes()]).unwrap().model(), Some("whisper"));
+        let without = form(&[audio]);
+        assert_eq!(upstream(&without), form(&[("name=\"model\"", "served/id"), audio]));
+        let preamble = format!("hello\r\n{without}");
+        let want = format!("hello\r\n{}", form(&[("name=\"model\"", "served/id"), audio]));
+        assert_eq!(upstream(&preamble), want);
+        let empty = form(&[("name=\"model\"", "")]);
+        assert_eq!(upstream(&empty), form(&[("name=\"model\"", "served/id")]));
+        assert_eq!(scan(&[empty.as_bytes()]).unwrap().model(), None);
+    }
+
+    #[test]
+    fn a_file_called_model_is_no_model_and_stream_is_read() {
+        let form = form(&[("name=\"model\"; filename=\"m\"", "x"), ("name=\"stream\"", "true")]);
+        let found = scan(&[form.as_bytes()]).unwrap();
+        assert_eq!((found.model(), found.stream), (None, true));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        assert!(MultipartScan::new("multipart/form-data").is_err());
+        for (body, message) in [
+            ("", "ends before"),
+            ("--xYz\r\n", "ends before"),
+            ("--xYz junk\r\n\r\n\r\n--xYz--", "malformed"),
+            (&form(&[("name=\"stream\"", "yes")]), "true or false"),
+            (&form(&[("name=model", "a"), ("name=model", "b")]), "duplicate"),
+            (&form(&[("name=model", &"x".repeat(9000))]), "must be a text"),
+        ] {
+            let error = scan(&[body.as_bytes()]).unwrap_err();
+            assert!(error.message.contains(message), "{body:.40}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn boundaries_are_read_in_every_form() {
+        for (value, want) in [
+            ("multipart/form-data; boundary=abc", Some("abc")),
+            ("multipart/form-data; charset=utf-8; Boundary=\"a;b\"", Some("a;b")),
+            ("multipart/form-data; boundary=", Some("")),
+            ("multipart/form-data", None),
+        ] {
+            assert_eq!(parameter(value, "boundary").as_deref(), want, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(
+            before in "[a-z\r\n-]{0,20}", model in "[a-z0-9/:.-]{1,12}", stream: bool,
+            cuts in prop::collection::vec(0usize..400, 0..12),
+        ) {
+            let audio = format!("{before}--xY\r\n");
+            let text = form(&[
+                ("name=\"file\"; filename=\"f\"", &audio),
+                ("name=\"model\"", &model),
+                ("name=\"stream\"", if stream { "true" } else { "false" }),
+            ]);
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts {
+                pieces.push(&bytes[from..cut]);
+                from = cut;
+            }
+            pieces.push(&bytes[from..]);
+            let found = scan(&pieces).unwrap();
+            prop_assert_eq!(&found, &scan(&[bytes]).unwrap());
+            prop_assert_eq!((found.model(), found.stream), (Some(model.as_str()), stream));
+            let place = found.model.clone().unwrap().1;
+            prop_assert_eq!(&bytes[place.start as usize..place.end as usize], model.as_bytes());
+        }
+    }
+}
