@@ -113,6 +113,11 @@ impl GpuArbiter {
             Gpu::Empty => ("empty", None),
             Gpu::Stuck(_) => ("stuck", None),
             Gpu::Loading(_, launch, _) => ("loading", Some(TenantId::from(&**launch))),
+            // For those outside it begins with this question.
+            Gpu::Clearing(clearing) if clearing.only_asked => {
+                let next = self.core.waiting().next().map(|waiter| waiter.tenant.id());
+                (if next.is_some() { "loading" } else { "empty" }, next)
+            }
             Gpu::Clearing(clearing) => ("stopping", Some(clearing.tenant.id())),
             Gpu::Resident(resident) if resident.closing.is_some() => {
                 ("draining", Some(resident.tenant.id()))
@@ -250,6 +255,7 @@ fn stage_of(waiter: &Waiter, gpu: &Gpu) -> WaitStage {
             WaitStage::Loading
         }
         Gpu::Resident(_) => WaitStage::Draining,
+        Gpu::Clearing(clearing) if clearing.only_asked => WaitStage::Queued,
         Gpu::Clearing(_) => WaitStage::Stopping,
         _ => WaitStage::Queued,
     }

@@ -403,7 +403,7 @@ async fn a_vllm_starts_when_ollama_says_that_it_holds_nothing() {
     let Vacate(generation) = house.vacates.next().await;
     assert!(generation > BEFORE);
     let status = house.status().await;
-    assert_eq!((status.state, status.ollama), ("stopping", true));
+    assert_eq!((status.state, status.model.as_deref()), ("loading", Some("a")));
     assert!(house.goals.rest().is_empty(), "not before");
     house.arbiter.do_send(OllamaVacated { generation, given: Ok(()) });
     let (started, model) = house.runs().await;

@@ -394,8 +394,14 @@ impl Scheduler {
             Tenant::Vllm(_) => Effect::Stop(generation),
             Tenant::Ollama => Effect::Vacate(generation),
         });
-        self.gpu =
-            Gpu::Clearing(Clearing { generation, tenant, since: now, in_flight: 0, cut_at: None });
+        self.gpu = Gpu::Clearing(Clearing {
+            generation,
+            tenant,
+            since: now,
+            in_flight: 0,
+            cut_at: None,
+            only_asked: false,
+        });
     }
 
     /// A guess of what a new request would have to wait, from measured swaps.

@@ -27,6 +27,9 @@ impl Scheduler {
     pub(super) fn vacate(&mut self, now: Moment, out: &mut Vec<Effect>) {
         self.newest = Generation(self.newest.0 + 1);
         self.clear(self.newest, Tenant::Ollama, now, out);
+        if let Gpu::Clearing(clearing) = &mut self.gpu {
+            clearing.only_asked = true;
+        }
     }
 
     /// Clearing => Empty, or whatever lived beside it. If it would not go, those who wait for a vLLM are told so.
@@ -54,7 +57,14 @@ impl Scheduler {
             // Asked for once more when that one is gone.
             Some(Held { generation, launch, .. }) => {
                 let (tenant, since) = (launch.into(), now);
-                let left = Clearing { generation, tenant, since, in_flight: 0, cut_at: None };
+                let left = Clearing {
+                    generation,
+                    tenant,
+                    since,
+                    in_flight: 0,
+                    cut_at: None,
+                    only_asked: false,
+                };
                 self.gpu = Gpu::Clearing(left);
             }
         }

@@ -108,7 +108,14 @@ impl Scheduler {
             }),
             Phase::Leaving => {
                 let (tenant, cut_at) = (launch.into(), used.then_some(now + LOST_GRACE));
-                Gpu::Clearing(Clearing { generation, tenant, since: now, in_flight, cut_at })
+                Gpu::Clearing(Clearing {
+                    generation,
+                    tenant,
+                    since: now,
+                    in_flight,
+                    cut_at,
+                    only_asked: false,
+                })
             }
         };
     }
@@ -146,6 +153,7 @@ impl Scheduler {
                     since: now,
                     in_flight: 0,
                     cut_at: None,
+                    only_asked: false,
                 });
             }
             // Its engine died: what it left is being swept, and then there is another report.
@@ -156,6 +164,7 @@ impl Scheduler {
                     since: now,
                     in_flight: resident.in_flight,
                     cut_at: Some(now + LOST_GRACE),
+                    only_asked: false,
                 });
             }
             (Gpu::Resident(_) | Gpu::Clearing(_) | Gpu::Stuck(_), Phase::Failed(_)) => self.gone(),

@@ -93,6 +93,8 @@ pub struct Clearing {
     pub in_flight: usize,
     /// When they are cut.
     pub cut_at: Option<Moment>,
+    /// It had no turn: it is only asked whether it holds anything all the same.
+    pub only_asked: bool,
 }
 
 /// A model that cannot be ended.
