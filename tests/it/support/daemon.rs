@@ -59,11 +59,12 @@ impl Setup {
             env: Vec::new(),
             entries: Vec::new(),
         };
-        setup.set("server", "port", 0).set("server", "registry_dir", "\"registry\"").set(
-            "server",
-            "log_path",
-            format!("{LOG:?}"),
-        )
+        setup
+            .set("server", "port", 0)
+            .set("server", "registry_dir", "\"registry\"")
+            .set("server", "log_path", format!("{LOG:?}"))
+            // Never the Ollama that whoever runs the tests may have.
+            .set("ollama", "ollama_base_url", "\"http://127.0.0.1:1\"")
     }
 
     /// A daemon with one model, `tiny-a`, at `upstream`.

@@ -6,6 +6,7 @@ pub mod edits;
 pub mod engines;
 pub mod expected;
 pub mod gate;
+pub mod ollama;
 pub mod sse;
 pub mod upstream;
 pub mod vllm;
