@@ -1,19 +1,20 @@
 //! `demo`: the daemon on a sample registry with simulated engines, and a tour of it (SPEC 1.1).
 //!
 //! Owns: a temporary directory with all that a user would write, the simulated engines: two that
-//! the daemon starts and stops as it would vLLM, one that runs already. Must never do: pretend; the
-//! [`tour`] shows real exchanges with the daemon, and a step that fails makes `demo --once` exit 1.
+//! the daemon starts and stops as it would vLLM, an Ollama, one that runs already. Must never do:
+//! pretend; the [`tour`] shows real exchanges with the daemon, and a step that fails makes
+//! `demo --once` exit 1.
 
 mod tour;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use chat_proxy_core::config::{self, Input};
 use serde_json::json;
-use sim_engine::{Engine, Handle, Options};
+use sim_engine::{Engine, Fault, Handle, Ollama, Options, Order as FaultOrder};
 use tokio::sync::mpsc;
 
 use crate::serve::{self, Order, Ready};
@@ -21,6 +22,10 @@ use crate::terminal::say;
 
 /// How long a simulated engine loads: long enough to be seen, short enough to be waited for.
 const LOAD_MS: &str = "1200";
+/// The same at Ollama.
+const OLLAMA_LOAD_MS: u64 = 600;
+/// From one token to the next.
+const TOKEN_MS: u64 = 60;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +61,19 @@ async fn demo(once: bool) -> Result<bool, Box<dyn std::error::Error>> {
         served: vec!["tiny-c".to_owned()],
         ..Options::default()
     })?;
+    let slow = Fault { delay_token_ms: Some(TOKEN_MS), ..Fault::default() };
+    let ollama = Engine::start(Options {
+        port: 0,
+        ollama: Some(Ollama {
+            models: vec!["tiny-o".to_owned()],
+            load_ms: OLLAMA_LOAD_MS,
+            orders: vec![FaultOrder { fault: slow, ..FaultOrder::default() }],
+            ..Ollama::default()
+        }),
+        ..Options::default()
+    })?;
     write_registry(home.path(), &relayed)?;
-    let settings = settings(home.path())?;
+    let settings = settings(home.path(), ollama.addr())?;
     let (outcome_in, mut outcome) = mpsc::channel(1);
     let files = Files::of(home.path());
     let state_file = files.state.clone();
@@ -136,6 +152,11 @@ fn write_registry(home: &Path, relayed: &Handle) -> io::Result<()> {
         vllm("tiny-a", "Tiny A", "first"),
         vllm("tiny-b", "Tiny B", "second"),
         {
+            "name": "tiny-o", "display_name": "Tiny O", "backend": "ollama",
+            "served_model_id": "tiny-o",
+            "backend_config": {"extra_args": ["--num-ctx", "4096"]}
+        },
+        {
             "name": "tiny-c", "display_name": "Tiny C", "backend": "gguf",
             "backend_config": {"host": addr.ip().to_string(), "port": addr.port()}
         }
@@ -143,7 +164,7 @@ fn write_registry(home: &Path, relayed: &Handle) -> io::Result<()> {
     std::fs::write(home.join("model_registry.curated.json"), format!("{registry:#}\n"))
 }
 
-fn settings(home: &Path) -> Result<config::Settings, TourError> {
+fn settings(home: &Path, ollama: SocketAddr) -> Result<config::Settings, TourError> {
     let files = Files::of(home);
     let program = std::env::current_exe()?;
     // Free now; the daemon would name whoever took it before its first engine does.
@@ -152,7 +173,8 @@ fn settings(home: &Path) -> Result<config::Settings, TourError> {
         "[server]\nport = 0\nheartbeat_ms = 400\nenable_metrics = true\n\
          registry_dir = {}\nlog_path = {}\n\n\
          [vllm]\nvllm_port = {vllm_port}\nvllm_state_path = {}\n\
-         vllm_command = [{}, \"sim-engine\", \"serve\"]\n",
+         vllm_command = [{}, \"sim-engine\", \"serve\"]\n\n\
+         [ollama]\nollama_base_url = \"http://{ollama}\"\n",
         quoted(home),
         quoted(&files.log),
         quoted(&files.state),

@@ -36,9 +36,9 @@ pub(super) async fn tour(ready: &Ready, files: &Files, once: bool) -> Result<(),
         "\nThe chat proxy runs. Two models need an engine of their own on the GPU's one port; the",
     );
     tour.say(
-        "proxy starts and stops it (here a simulation of vLLM, with vLLM's tree of processes). A",
+        "proxy starts and stops it (here a simulation of vLLM, with vLLM's tree of processes). One",
     );
-    tour.say("third model is served by a program that runs already.");
+    tour.say("is at Ollama, which shares that GPU. One is served by a program that runs already.");
     tour.step(1, "Which models are there?  GET /v1/models");
     tour.models().await?;
     tour.step(2, "A streamed chat with Tiny A. No engine runs yet, so the proxy starts one");
@@ -53,13 +53,22 @@ pub(super) async fn tour(ready: &Ready, files: &Files, once: bool) -> Result<(),
     tour.step(5, "Tiny C is served elsewhere: nothing is swapped for it");
     tour.unary("Tiny C", "Hello! I am tiny-c, a tiny test model.").await?;
     tour.same_engine(second).await?;
-    tour.step(6, "A model that does not exist: the error says what to do");
+    tour.step(
+        6,
+        "Tiny O is at Ollama: the engine goes first, then Ollama loads. Same API, other wire",
+    );
+    tour.streamed("Tiny O", "Hello! I am tiny-o, a tiny test model.").await?;
+    tour.ollama(Some("tiny-o:latest")).await?;
+    tour.step(7, "And back: Ollama gives the GPU back, and says so, before Tiny A's engine starts");
+    tour.streamed("Tiny A", "Hello! I am tiny-a, a tiny test model.").await?;
+    tour.ollama(None).await?;
+    tour.engine("tiny-a").await?;
+    tour.step(8, "A model that does not exist: the error says what to do");
     tour.unknown().await?;
-    tour.step(7, "What the request log says about it all");
-    tour.log_lines(5).await?;
-    tour.step(8, "And the figures.  GET /v1/metrics, GET /metrics");
+    tour.step(9, "What the request log says about it all");
+    tour.log_lines(7).await?;
+    tour.step(10, "And the figures.  GET /v1/metrics, GET /metrics");
     tour.metrics().await?;
-    tour.say("\n   (A model of Ollama joins the tour as soon as this version can speak to it.)");
     if !once {
         tour.try_next();
     }
@@ -91,7 +100,7 @@ impl Tour<'_> {
             .filter_map(|m| m["id"].as_str())
             .collect();
         self.say(&format!("   {}", ids.join(", ")));
-        if ids == ["Tiny A", "Tiny B", "Tiny C"] {
+        if ids == ["Tiny A", "Tiny B", "Tiny C", "Tiny O"] {
             Ok(())
         } else {
             Err(failed("GET /v1/models", format!("got {ids:?}")))
@@ -108,7 +117,7 @@ impl Tour<'_> {
         let what = "streamed chat";
         let body = json!({
             "model": model, "stream": true, "messages": [{"role": "user", "content": "hello"}],
-            "sim": {"delay_token_ms": 60}
+            "sim": {"delay_token_ms": super::TOKEN_MS}
         });
         let began = Instant::now();
         let mut response = self.chat(what, &body).await?;
@@ -153,6 +162,22 @@ impl Tour<'_> {
         ));
         let right = engine["model"] == model && engine["state"] == "ready";
         engine["pid"].as_i64().filter(|_| right).ok_or_else(|| failed(what, shown))
+    }
+
+    /// What Ollama has loaded, as `GET /v1/backends` tells it.
+    async fn ollama(&mut self, loaded: Option<&str>) -> Result<(), TourError> {
+        let what = "GET /v1/backends";
+        let shown = self.get("/v1/backends").await?;
+        let mut backends = shown["backends"].as_array().into_iter().flatten();
+        let line = backends.find(|line| line["kind"] == "ollama");
+        let line = line.ok_or_else(|| failed(what, &shown))?.clone();
+        self.say(&format!(
+            "   ollama: has loaded {}; resident: {}",
+            line["models"], shown["resident"]
+        ));
+        let vllm = shown["backends"][0]["state"].clone();
+        let alone = loaded.is_none() || vllm == "stopped";
+        if alone && line["model"] == json!(loaded) { Ok(()) } else { Err(failed(what, shown)) }
     }
 
     fn old_engine_is_gone(&mut self, first: i64, second: i64) -> Result<(), TourError> {
@@ -231,7 +256,7 @@ impl Tour<'_> {
             summary["swaps"]["total"],
             summary["active_model"]
         ));
-        if summary["swaps"]["total"] != 2 || summary["active_model"] != "tiny-b" {
+        if summary["swaps"]["total"] != 4 || summary["active_model"] != "tiny-a" {
             return Err(failed(what, summary));
         }
         self.prometheus().await
@@ -257,7 +282,7 @@ impl Tour<'_> {
         let addr = self.addr;
         self.say("\nIt stays up until Ctrl-C. Try:\n");
         self.say(&format!("  curl http://{addr}/v1/models"));
-        for (model, stream) in [("Tiny A", "true"), ("Tiny B", "false")] {
+        for (model, stream) in [("Tiny A", "true"), ("Tiny O", "false")] {
             self.say(&format!(
                 "  curl -N http://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
                  -d '{{\"model\": \"{model}\", \"stream\": {stream}, \"messages\": [{{\"role\": \"user\", \"content\": \"count\"}}]}}'"

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chat_proxy_core::gpu::Tenant;
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::{ApiError, Code};
@@ -78,7 +77,7 @@ async fn turn(
     transcript: &mut Transcript,
 ) -> Result<Permit, NoTurn> {
     let every = shared.settings.heartbeat.limit().filter(|_| wanted.stream);
-    let mut heart = Heart::new(every);
+    let mut heart = Heart::new(every, reply.heard());
     let mut alone_since: Option<Instant> = None;
     let mut deaths = 0;
     while deaths < MAX_DEATHS {
@@ -166,10 +165,8 @@ impl Wait {
     }
 
     fn heartbeat(&self, reply: &mut Reply, transcript: &mut Transcript) {
-        reply.begin_stream(transcript);
         let (position, stage) = self.progress.get();
-        let text = format!(": waiting (position {position}, {})\n\n", stage.as_str());
-        reply.data(Bytes::from(text));
+        reply.comfort(&format!("position {position}, {}", stage.as_str()), transcript);
     }
 }
 
@@ -189,8 +186,9 @@ pub(super) struct Heart {
 }
 
 impl Heart {
-    pub(super) fn new(every: Option<Duration>) -> Self {
-        let first = Instant::now() + every.unwrap_or_default();
+    /// `heard`: when the client heard of us last.
+    pub(super) fn new(every: Option<Duration>, heard: Instant) -> Self {
+        let first = heard + every.unwrap_or_default();
         Heart { every, next: Box::pin(sleep_until(first)) }
     }
 

@@ -50,8 +50,12 @@ pub(super) struct Deadlines {
 const FAR: Duration = Duration::from_secs(86_400 * 365);
 
 impl Deadlines {
-    /// `head`: until the head comes.
-    pub(super) fn start(settings: &ForwardSettings, head: Option<Duration>) -> Self {
+    /// `head`: until the head comes; `heard`: when the client heard of us last.
+    pub(super) fn start(
+        settings: &ForwardSettings,
+        head: Option<Duration>,
+        heard: Instant,
+    ) -> Self {
         let now = Instant::now();
         let heartbeat = settings.heartbeat.limit();
         let mut deadlines = Deadlines {
@@ -59,7 +63,7 @@ impl Deadlines {
             phase: Phase::Head,
             sent: now,
             last_activity: now,
-            next_heartbeat: heartbeat.map(|every| now + every),
+            next_heartbeat: heartbeat.map(|every| heard + every),
             heartbeat,
             head,
             first_token: settings.first_token_timeout.limit(),
@@ -170,7 +174,8 @@ mod tests {
     #[actix_rt::test]
     async fn heartbeats_come_until_the_head_is_too_late() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
+        let mut deadlines =
+            Deadlines::start(&settings(), settings().head_timeout.limit(), Instant::now());
         for at in [10_000, 20_000] {
             let (when, what) = due(&mut deadlines).await;
             assert_eq!((when, message(what).as_str()), (at, "heartbeat"));
@@ -183,7 +188,8 @@ mod tests {
     #[actix_rt::test]
     async fn the_first_content_has_its_own_limit_and_data_ends_the_heartbeats() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
+        let mut deadlines =
+            Deadlines::start(&settings(), settings().head_timeout.limit(), Instant::now());
         deadlines.head_came();
         deadlines.data_came();
         let (when, what) = due(&mut deadlines).await;
@@ -194,7 +200,8 @@ mod tests {
     #[actix_rt::test]
     async fn silence_counts_from_the_last_chunk() {
         tokio::time::pause();
-        let mut deadlines = Deadlines::start(&settings(), settings().head_timeout.limit());
+        let mut deadlines =
+            Deadlines::start(&settings(), settings().head_timeout.limit(), Instant::now());
         deadlines.head_came();
         deadlines.data_came();
         deadlines.activity(true);
@@ -215,7 +222,7 @@ mod tests {
             idle_timeout: Millis(0),
             ..settings()
         };
-        let mut deadlines = Deadlines::start(&none, None);
+        let mut deadlines = Deadlines::start(&none, None, Instant::now());
         let waited = tokio::time::timeout(Duration::from_secs(86_400), due(&mut deadlines)).await;
         assert!(waited.is_err());
     }

@@ -7,8 +7,6 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::Bytes;
-
 use super::Shared;
 use super::admission::Heart;
 use super::reply::{Interrupt, Reply};
@@ -23,7 +21,8 @@ pub(super) async fn wait<T>(
     reply: &mut Reply,
     transcript: &mut Transcript,
 ) -> Result<T, Interrupt> {
-    let mut heart = Heart::new(shared.settings.heartbeat.limit().filter(|_| stream));
+    let every = shared.settings.heartbeat.limit().filter(|_| stream);
+    let mut heart = Heart::new(every, reply.heard());
     let mut what = pin!(what);
     loop {
         let ended = poll_fn(|cx| {
@@ -38,7 +37,6 @@ pub(super) async fn wait<T>(
         if let Some(outcome) = ended.await? {
             return Ok(outcome);
         }
-        reply.begin_stream(transcript);
-        reply.data(Bytes::from(format!(": waiting (position 0, {state})\n\n")));
+        reply.comfort(&format!("position 0, {state}"), transcript);
     }
 }

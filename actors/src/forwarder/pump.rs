@@ -88,10 +88,12 @@ pub(super) async fn run(
             Chain::native(native, prepared.wants_usage)
         }
     };
+    let head = request.head_timeout(kind);
+    let deadlines = Deadlines::start(&shared.settings, head, reply.heard());
     let mut pump = Pump {
         upstream,
         reply,
-        deadlines: Deadlines::start(&shared.settings, request.head_timeout(kind)),
+        deadlines,
         chain,
         kept: transcript.keeps_prompts().then(BytesMut::new),
         transcript,
@@ -158,8 +160,7 @@ impl Pump<'_> {
     /// A comment keeps proxies and clients patient; the first one sends the head.
     fn heartbeat(&mut self) {
         let state = if self.upstream.has_head() { "no token yet" } else { "sent to the backend" };
-        self.reply.begin_stream(self.transcript);
-        self.reply.data(Bytes::from(format!(": waiting (position 0, {state})\n\n")));
+        self.reply.comfort(&format!("position 0, {state}"), self.transcript);
     }
 
     async fn head(&mut self, head: Head) -> Option<Ending> {

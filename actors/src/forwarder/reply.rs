@@ -13,6 +13,7 @@ use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::channel::{self, Frame, Sender};
 use super::cut::{CutBy, CutSignal};
@@ -53,6 +54,8 @@ pub(super) struct Reply {
     /// How errors are written once the head has left.
     dialect: Dialect,
     labels: Labels,
+    /// When a waiting client heard of us last; at first, when it began to wait.
+    heard: Instant,
 }
 
 impl Reply {
@@ -61,7 +64,13 @@ impl Reply {
         cut: CutSignal,
         dialect: Dialect,
     ) -> Self {
-        Reply { state: State::Held(Some(reply)), cut, dialect, labels: Labels::default() }
+        Reply {
+            state: State::Held(Some(reply)),
+            cut,
+            dialect,
+            labels: Labels::default(),
+            heard: Instant::now(),
+        }
     }
 
     /// What the answer's head will say.
@@ -111,6 +120,18 @@ impl Reply {
             let _ = reply.send(SendWrapper::new(answer));
         }
         transcript.begun(200);
+    }
+
+    /// Tells a waiting client what it waits for; the first time this sends the head.
+    pub(super) fn comfort(&mut self, state: &str, transcript: &mut Transcript) {
+        self.begin_stream(transcript);
+        self.data(Bytes::from(format!(": waiting ({state})\n\n")));
+        self.heard = Instant::now();
+    }
+
+    /// When a waiting client heard of us last.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Puts bytes into the stream.
