@@ -16,12 +16,13 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
+use chat_proxy_actors::autostart::messages::StopAll;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
 use chat_proxy_actors::guard::Role;
@@ -107,6 +108,8 @@ struct Daemon {
     drain_timeout: Duration,
     /// How long the engine's end may take.
     engine_budget: Duration,
+    /// And that of services.
+    services_budget: Duration,
     /// The engine is left to the next daemon.
     keep_engine: bool,
     /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
@@ -136,6 +139,8 @@ where
     let drain_timeout = settings.server.drain_timeout_s.get();
     let rules = settings::lifecycle(&settings);
     let keep_engine = settings.server.keep_backends_on_exit;
+    let stop_timeout = settings.autostart.autostart_stop_timeout_s.get();
+    let services_budget = stop_timeout + settings::KILL_GRACE + SWEEP_GRACE;
     let state = AppState::new(settings, guard, &house, life.clone());
     let server = http_server(state, listeners)?;
     let daemon = Daemon {
@@ -145,6 +150,7 @@ where
         server: server.handle(),
         drain_timeout,
         engine_budget: engine_budget(&rules),
+        services_budget,
         keep_engine,
         lock,
     };
@@ -216,7 +222,7 @@ impl Daemon {
                         Err(panic) => io::Error::other(panic),
                     };
                     self.house.ledger.drain();
-                    self.stop_engine(&mut orders).await;
+                    tokio::join!(self.stop_engine(&mut orders), self.stop_services());
                     self.close_log().await;
                     return Err(ServeError::Server(error));
                 }
@@ -271,8 +277,26 @@ impl Daemon {
         if tokio::time::timeout(STOP_GRACE, stop).await.is_err() {
             tracing::warn!("the HTTP server did not stop in time");
         }
-        self.stop_engine(orders).await;
+        // Both at once: neither needs the other.
+        tokio::join!(self.stop_engine(orders), self.stop_services());
         self.close_log().await;
+    }
+
+    /// Stops the services that we started, unless they are to run on.
+    async fn stop_services(&self) {
+        let services = self.house.directory.port(|book| book.autostart.clone());
+        let until = Instant::now() + self.services_budget;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match services.ask(StopAll, left).await {
+                Ok(()) => return,
+                Err(_) if Instant::now() >= until => {
+                    return tracing::error!("a service did not end in time and was left behind");
+                }
+                // It died over it: its successor is asked.
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Stops the engine, unless it is to run on; a second signal kills it at once.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter};
+use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Switch};
 use chat_proxy_actors::clock;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
@@ -17,9 +18,9 @@ use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
+use chat_proxy_actors::ollama::by_hand::ByHand;
 use chat_proxy_actors::ollama::{OllamaActor, OllamaParts};
 use chat_proxy_actors::permits::{PermitLedger, Pulse};
-use chat_proxy_actors::port::Port;
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::streams::StreamsLock;
@@ -27,6 +28,8 @@ use chat_proxy_actors::transcript::Audience;
 use chat_proxy_actors::vllm_supervisor::{SupervisorParts, VllmSupervisor};
 use chat_proxy_core::config::Settings;
 use chat_proxy_core::ids::Generation;
+use chat_proxy_core::registry::Placement;
+use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 
 use crate::serve::ServeError;
@@ -40,6 +43,8 @@ pub(crate) struct House {
     pub(crate) audience: Audience,
     pub(crate) metrics: Metrics,
     pub(crate) forwarders: ForwarderFactory,
+    /// Whether requests start anything.
+    pub(crate) starts: Switch,
     pub(crate) ending: Ending,
     /// Hears of an actor that keeps dying.
     pub(crate) hopeless: mpsc::Receiver<Role>,
@@ -80,18 +85,20 @@ pub(crate) fn build(
             admit: directory.port(|book| book.arbiter.clone()),
             abandon: directory.port(|book| book.arbiter.clone()),
             ollama: directory.port(|book| book.ollama.clone()),
-            services: Port::new(|| None),
+            services: directory.port(|book| book.autostart.clone()),
             autopsy: directory.port(|book| book.vllm.clone()),
             ledger: ledger.clone(),
         },
     );
     let cutting = forwarders.clone();
+    let starts = Switch::from(settings.autostart.autostart_enabled);
     let arbiter = ArbiterParts {
         rules: settings::scheduler(settings),
         ledger: ledger.clone(),
         goals: directory.port(|book| book.vllm.clone()),
         announce: directory.port(|book| book.vllm.clone()),
         vacate: directory.port(|book| book.ollama.clone()),
+        starts: starts.clone(),
         cut: Arc::new(move |generation| cutting.cut_generation(generation)),
         show: directory.port(|book| book.registry.clone()),
         metrics: metrics.clone(),
@@ -102,6 +109,10 @@ pub(crate) fn build(
         (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
         (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
         (Role::Ollama, ollama(asker(settings, &registry, &directory), &directory)),
+        (
+            Role::Autostart,
+            autostart(services(settings, &starts, &registry, &ledger, &directory), &directory),
+        ),
         (
             Role::Vllm,
             vllm(supervisor(settings, &metrics, &registry, ledger.pulse(), &directory), &directory),
@@ -115,7 +126,17 @@ pub(crate) fn build(
     let ending = Ending::default();
     let restarts = metrics.actor_restarts.clone();
     Root::start_all(factories, restarts, ending.clone(), hopeless_in);
-    Ok(House { directory, ledger, registry, audience, metrics, forwarders, ending, hopeless })
+    Ok(House {
+        directory,
+        ledger,
+        registry,
+        audience,
+        metrics,
+        forwarders,
+        starts,
+        ending,
+        hopeless,
+    })
 }
 
 /// A process that this one replaces ends within its drain, and this much more.
@@ -188,6 +209,52 @@ fn asker(settings: &Settings, registry: &RegistryView, directory: &Directory) ->
         vacated: directory.port(|book| book.arbiter.clone()),
         forgot: directory.port(|book| book.arbiter.clone()),
         show: directory.port(|book| book.registry.clone()),
+    }
+}
+
+fn autostart(parts: AutostartParts, directory: &Directory) -> Factory {
+    Factory::new(directory, move |guard, _| AutostartActor::new(parts.clone(), guard).start())
+}
+
+fn services(
+    settings: &Settings,
+    starts: &Switch,
+    registry: &RegistryView,
+    ledger: &Arc<PermitLedger>,
+    directory: &Directory,
+) -> AutostartParts {
+    let hands = ByHand {
+        activate: directory.port(|book| book.arbiter.clone()),
+        admit: directory.port(|book| book.arbiter.clone()),
+        load: directory.port(|book| book.ollama.clone()),
+        ledger: ledger.clone(),
+    };
+    let view = registry.clone();
+    AutostartParts {
+        plan: Arc::new(settings::autostart(settings)),
+        dir: Path::new(settings::STATE_DIR).join("autostart"),
+        enabled: starts.clone(),
+        keep_on_exit: settings.server.keep_backends_on_exit,
+        stop_timeout: settings.autostart.autostart_stop_timeout_s.get(),
+        log_max_bytes: settings.vllm.vllm_log_max_bytes,
+        keep_logs: settings.logging.max_log_files,
+        secrets: settings::secret_variables(settings),
+        registry: registry.clone(),
+        entries: Arc::new(move |name| Box::pin(entry_by_hand(hands.clone(), view.clone(), name))),
+        preload: settings.scheduler.preload.clone().into(),
+    }
+}
+
+/// Activates or loads an entry, as somebody would by hand.
+async fn entry_by_hand(hands: ByHand, view: RegistryView, name: String) -> Result<(), ApiError> {
+    let placement = view.load().snapshot.resolve(&name)?.1.clone();
+    match placement {
+        Placement::SinglePort(launch) => hands.activate(&launch.into()).await,
+        Placement::Ollama(model) => hands.load(&model).await,
+        Placement::External(_) => {
+            let message = format!("{name} is served by a program that somebody else runs");
+            Err(ApiError::new(Code::BackendUnavailable, message))
+        }
     }
 }
 

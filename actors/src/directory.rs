@@ -10,6 +10,7 @@ use actix::dev::{MessageResponse, ToEnvelope};
 use actix::{Actor, Addr, Handler, Message};
 use arc_swap::ArcSwap;
 
+use crate::autostart::AutostartActor;
 use crate::gpu_arbiter::GpuArbiter;
 use crate::logger::LoggerActor;
 use crate::metrics::MetricsActor;
@@ -29,6 +30,8 @@ pub struct Book {
     pub vllm: Option<Addr<VllmSupervisor>>,
     /// Asks Ollama.
     pub ollama: Option<Addr<OllamaActor>>,
+    /// Has the services.
+    pub autostart: Option<Addr<AutostartActor>>,
     /// Has the rolling view.
     pub metrics: Option<Addr<MetricsActor>>,
     /// Writes the request log.

@@ -50,7 +50,8 @@ listed!(
     crate::logger::LoggerActor => logger,
     crate::gpu_arbiter::GpuArbiter => arbiter,
     crate::vllm_supervisor::VllmSupervisor => vllm,
-    crate::ollama::OllamaActor => ollama
+    crate::ollama::OllamaActor => ollama,
+    crate::autostart::AutostartActor => autostart
 );
 
 impl Factory {
@@ -176,6 +177,7 @@ pub mod fault {
         crate::gpu_arbiter::GpuArbiter,
         crate::vllm_supervisor::VllmSupervisor,
         crate::ollama::OllamaActor,
+        crate::autostart::AutostartActor,
         crate::forwarder::ForwarderActor
     );
 }

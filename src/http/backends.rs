@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use chat_proxy_actors::autostart::messages::ServiceStatus;
 use chat_proxy_actors::gpu_arbiter::messages::{Activate, Deactivate, GetStatus, Outcome, Status};
 use chat_proxy_actors::ollama::messages::{GetOllama, OllamaStatus};
 use chat_proxy_actors::vllm_supervisor::messages::{EngineStatus, GetEngine};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::state::{ANSWER, AppState, LOOK, ask};
-use super::{error, management};
+use super::{autostart, error, management};
 
 /// Every backend with its state, what is resident, who waits.
 pub(super) async fn list(state: web::Data<AppState>) -> HttpResponse {
@@ -44,6 +45,8 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
         model => json!(model),
     };
     backends.extend(ollamas.iter().map(|ollama| ollama_line(ollama, &gpu, state)));
+    let services = autostart::services(state).await?.services;
+    backends.extend(services.iter().filter_map(|(name, service)| service_line(name, service)));
     backends.extend(external(state));
     Ok(json!({"backends": backends, "resident": resident, "queue": gpu.queue}))
 }
@@ -82,6 +85,19 @@ fn ollama_line(ollama: &OllamaStatus, gpu: &Status, state: &AppState) -> Value {
         "port": ollama.port, "since": null, "restarts": 0,
         "last_error": ollama.last_error, "in_flight": in_flight, "queue_depth": queued,
         "address": ollama.base, "shares_gpu": ollama.shares_gpu, "installed": ollama.installed,
+    })
+}
+
+/// A program that is started on demand; entries of the registry have lines of their own.
+fn service_line(name: &str, service: &ServiceStatus) -> Option<Value> {
+    (service.adapter == "shell").then(|| {
+        json!({
+            "name": name, "kind": "service", "state": service.state,
+            "model": service.models.first(), "models": service.models, "pid": service.pid,
+            "port": null, "since": service.since, "restarts": service.starts.saturating_sub(1),
+            "last_error": service.last_error, "in_flight": 0, "queue_depth": 0,
+            "log": service.log,
+        })
     })
 }
 

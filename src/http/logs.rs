@@ -1,6 +1,7 @@
-//! `GET /v1/logs/backends/{model}`: the last lines of an engine's log.
+//! `GET /v1/logs/backends/{name}`: the last lines of the log of an engine, by its model, or of a
+//! service.
 //!
-//! Owns: which file that is: the one that the registry's entry writes, and no other. Must never do:
+//! Owns: which file that is: the one that the registry's entry or the service writes, and no other. Must never do:
 //! make a path out of what a client sent.
 
 use std::io;
@@ -12,7 +13,7 @@ use chat_proxy_core::{ApiError, Code};
 use serde::Deserialize;
 
 use super::state::AppState;
-use super::{backends, error, management};
+use super::{autostart, backends, error, management};
 
 /// Lines that are shown when nobody says how many.
 const USUAL: usize = 100;
@@ -46,17 +47,20 @@ async fn read(request: &HttpRequest, model: &str, state: &AppState) -> Result<St
     let wanted = web::Query::<Wanted>::from_query(request.query_string())
         .map_err(|error| ApiError::invalid("lines", format!("the query: {error}")))?;
     let lines = wanted.lines.unwrap_or(USUAL).min(MOST);
-    let path = backends::launch_of(state, model)?.log.clone();
+    let service = autostart::services(state).await?.services.remove(model);
+    let path = match service.and_then(|service| service.log) {
+        Some(log) => log.into(),
+        None => backends::launch_of(state, model)?.log.clone(),
+    };
     let read = web::block(move || last_lines(&path, lines)).await;
     match read.map_err(io::Error::other).flatten() {
         Ok(lines) => Ok(lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("the engine of {model} has not written a log yet");
-            Err(ApiError::new(Code::NotFound, message)
-                .hint("it is written when the model is started"))
+            let message = format!("nothing has been written to the log of {model} yet");
+            Err(ApiError::new(Code::NotFound, message).hint("it is written when it is started"))
         }
         Err(error) => {
-            Err(ApiError::new(Code::Internal, format!("the engine's log cannot be read: {error}")))
+            Err(ApiError::new(Code::Internal, format!("the log cannot be read: {error}")))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Owns: routes, the guard, request ids, errors as responses. Must never do: decide what a request
 //! means; it reads the body and hands it to the thread's forwarder.
 
+mod autostart;
 mod backends;
 mod body;
 mod chat;
@@ -67,6 +68,22 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 "/v1/logs/backends/{model:.+}",
                 Method::GET,
                 web::get().to(logs::engine),
+            ))
+            .service(resource(
+                "/v1/autostart/status",
+                Method::GET,
+                web::get().to(autostart::status),
+            ))
+            .service(resource(
+                "/v1/autostart/start",
+                Method::POST,
+                web::post().to(autostart::start),
+            ))
+            .service(resource("/v1/autostart/stop", Method::POST, web::post().to(autostart::stop)))
+            .service(resource(
+                "/v1/autostart/enabled",
+                Method::PUT,
+                web::put().to(autostart::enabled),
             ))
             .configure(debug::fault_routes)
             .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Message;
+use chat_proxy_actors::autostart::Switch;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::metrics::Metrics;
@@ -35,6 +36,8 @@ pub(crate) struct AppState {
     pub(super) directory: Directory,
     pub(super) ledger: Arc<PermitLedger>,
     pub(super) audience: Audience,
+    /// Whether requests start anything.
+    pub(super) starts: Switch,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
     /// Where large bodies wait.
@@ -53,6 +56,7 @@ impl AppState {
             directory: house.directory.clone(),
             ledger: house.ledger.clone(),
             audience: house.audience.clone(),
+            starts: house.starts.clone(),
             life,
             budget,
             spool_dir: PathBuf::from(settings::STATE_DIR),

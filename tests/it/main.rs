@@ -12,6 +12,7 @@
 
 mod support;
 
+mod autostart;
 mod bodies;
 mod by_hand;
 mod cuts;

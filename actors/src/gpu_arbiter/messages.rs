@@ -97,6 +97,11 @@ pub struct OllamaVacated {
 #[rtype(result = "()")]
 pub struct OllamaForgot;
 
+/// Whether requests start anything has been switched.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct StartsChanged;
+
 /// Nobody waits any more, nobody is admitted any more: the daemon ends.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]

@@ -22,6 +22,7 @@ use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::registry::listing::EngineActivity;
 use tokio::sync::oneshot;
 
+use crate::autostart::Switch;
 use crate::clock;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
@@ -32,7 +33,7 @@ use crate::registry::ShowActivity;
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use messages::{
     Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, OllamaForgot,
-    OllamaVacated, Outcome, Progress, Queued, Status, WaitStage,
+    OllamaVacated, Outcome, Progress, Queued, StartsChanged, Status, WaitStage,
 };
 
 /// What an arbiter is made from; the same for each that is built.
@@ -46,6 +47,8 @@ pub struct ArbiterParts {
     pub goals: Port<SetGoal>,
     /// Where the engine's report is asked for.
     pub announce: Port<Announce>,
+    /// Whether requests start anything, as it is now.
+    pub starts: Switch,
     /// Who has Ollama unload what it has loaded.
     pub vacate: Port<Vacate>,
     /// Ends the requests that use one start of an engine, on every thread.
@@ -82,6 +85,7 @@ impl GpuArbiter {
     }
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
+        self.core.start_on_request(self.parts.starts.is_on());
         for effect in self.core.on(event, clock::now()) {
             self.carry_out(effect);
         }
@@ -385,6 +389,14 @@ impl Handler<LedgerChanged> for GpuArbiter {
             let count = self.parts.ledger.in_flight(generation);
             self.apply(Event::InFlight(generation, count), ctx);
         }
+    }
+}
+
+impl Handler<StartsChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: StartsChanged, ctx: &mut Self::Context) {
+        self.apply(Event::Tick, ctx);
     }
 }
 

@@ -50,6 +50,7 @@ fn house(rules: SchedulerRules) -> House {
     let (announce_port, announce) = recorder();
     let (show_port, shown) = recorder();
     let (vacate, vacates) = recorder();
+    let rules_start = rules.start_on_request;
     let parts = ArbiterParts {
         rules,
         cut: Arc::new(|_| {}),
@@ -57,6 +58,7 @@ fn house(rules: SchedulerRules) -> House {
         goals: goals_port,
         announce: announce_port,
         vacate,
+        starts: rules_start.into(),
         show: show_port,
         metrics: Metrics::new().unwrap(),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use awc::error::{ConnectError, SendRequestError};
 use awc::http::header;
 use bytes::Bytes;
-use chat_proxy_core::chat::ollama::{Loaded, Tag, parse_ps, parse_tags};
+use chat_proxy_core::chat::ollama::{Loaded, Tag, parse_abilities, parse_ps, parse_tags};
 use chat_proxy_core::chat::unary;
 use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::registry::ollama::native;
@@ -78,6 +78,17 @@ pub(super) async fn ps(clients: &Clients, server: &Endpoint) -> Result<Vec<Loade
 pub(super) async fn tags(clients: &Clients, server: &Endpoint) -> Result<Vec<Tag>, Trouble> {
     let body = get(clients, server, "/api/tags").await?;
     parse_tags(&body).map_err(|error| nonsense(server, error.to_string()))
+}
+
+/// What a model can do, if it says so.
+pub(super) async fn abilities(
+    clients: &Clients,
+    server: &Endpoint,
+    name: &str,
+) -> Result<Option<Vec<String>>, Trouble> {
+    let body = Bytes::from(serde_json::json!({ "model": name }).to_string());
+    let body = post(clients, server, "/api/show", body, Some(ASK)).await?;
+    parse_abilities(&body).map_err(|error| nonsense(server, error.to_string()))
 }
 
 async fn get(clients: &Clients, server: &Endpoint, path: &str) -> Result<Bytes, Trouble> {

@@ -10,6 +10,7 @@
 mod api;
 pub mod by_hand;
 mod loading;
+mod looking;
 pub mod messages;
 mod vacating;
 
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use chat_proxy_core::engine::Cause;
-use chat_proxy_core::registry::listing::{OllamaActivity, OllamaTag};
+use chat_proxy_core::registry::listing::OllamaActivity;
 use chat_proxy_core::registry::{Endpoint, OllamaModel, Placement};
 use chat_proxy_core::{ApiError, Code};
 use futures_util::future::join_all;
@@ -76,6 +77,7 @@ pub struct OllamaActor {
     known: BTreeMap<String, Known>,
     shown: Arc<BTreeMap<String, OllamaActivity>>,
     looking: bool,
+    abilities: Rc<looking::Abilities>,
     loads: Vec<Load>,
     vacating: Option<SpawnHandle>,
     _guard: Guard,
@@ -90,6 +92,7 @@ impl OllamaActor {
             known: BTreeMap::new(),
             shown: Arc::default(),
             looking: false,
+            abilities: Rc::default(),
             loads: Vec::new(),
             vacating: None,
             _guard: guard,
@@ -118,6 +121,17 @@ impl OllamaActor {
         servers
     }
 
+    /// What the registry's entries are called at Ollama.
+    fn names(&self) -> Vec<String> {
+        let view = self.parts.registry.load();
+        let positions = 0..view.snapshot.entries().len();
+        let name = |position| match view.snapshot.placement(position) {
+            Placement::Ollama(model) => Some(model.tag.clone()),
+            _ => None,
+        };
+        positions.filter_map(name).collect()
+    }
+
     fn sharing(&self) -> Vec<Endpoint> {
         let all = self.servers(true).into_iter();
         all.filter(|(_, shares)| *shares).map(|(server, _)| server).collect()
@@ -130,9 +144,12 @@ impl OllamaActor {
             return;
         }
         self.looking = true;
-        let clients = self.clients.clone();
+        let (clients, abilities) = (self.clients.clone(), self.abilities.clone());
+        let wanted = self.names();
         let looking = async move {
-            let asked = servers.iter().map(|(server, _)| look_at(&clients, server));
+            let asked = servers
+                .iter()
+                .map(|(server, _)| looking::look_at(&clients, server, &wanted, &abilities));
             let found = join_all(asked).await;
             servers.into_iter().map(|(server, _)| server).zip(found).collect::<Vec<_>>()
         };
@@ -225,21 +242,6 @@ impl OllamaActor {
         }));
         self.vacating = Some(handle);
     }
-}
-
-async fn look_at(clients: &Clients, server: &Endpoint) -> Result<OllamaActivity, api::Trouble> {
-    let loaded = api::ps(clients, server).await?;
-    let tags = api::tags(clients, server).await?;
-    let tag = |tag: chat_proxy_core::chat::ollama::Tag| OllamaTag {
-        name: tag.name,
-        capabilities: tag.capabilities,
-        size: tag.size,
-    };
-    Ok(OllamaActivity {
-        reachable: true,
-        tags: tags.into_iter().map(tag).collect(),
-        loaded: loaded.into_iter().map(|model| model.name).collect(),
-    })
 }
 
 impl Actor for OllamaActor {

@@ -6,17 +6,23 @@
 //! engine's: a stray. And whoever is our child and has ended must be waited for by us, or stays a
 //! zombie.
 //!
-//! Owns: which children we started ourselves, and the reaping of all others. Must never do: wait
+//! Services leave orphans too. Those are told by the service's own marker, or by having been seen in
+//! it (themselves, or the leader of their group or session): no engine claims them. An orphan that
+//! nothing tells of is an engine's; engines write over their environment, services hardly do.
+//!
+//! Owns: which children we started ourselves, which processes are services', and the reaping of all
+//! others. Must never do: wait
 //! for a child that somebody else waits for, or take a process for a stray that may have come from
 //! anywhere else: where orphans of others can come to us too (we are process 1, or had children
 //! before we began), nobody is one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chat_proxy_core::autostart::environment::SERVICE_MARKER;
 use chat_proxy_core::engine::state_file::Process;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -27,6 +33,8 @@ use super::identity;
 
 /// Children that we started: each has somebody who waits for it.
 static KEPT: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// Processes that were seen in services, by the services' marks.
+static SERVED: Mutex<BTreeMap<String, Vec<Process>>> = Mutex::new(BTreeMap::new());
 /// Children that are being made just now: nobody knows their numbers, they look like strays.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
 /// How many have ever been.
@@ -69,6 +77,38 @@ pub(super) fn forget(pid: i32) {
 
 fn kept() -> MutexGuard<'static, BTreeSet<i32>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// These belong to the service of that mark, and no others any more: no engine claims them.
+pub fn claim(mark: &str, members: &[Process]) {
+    served().insert(mark.to_owned(), members.to_vec());
+}
+
+/// Nobody of that service is left.
+pub fn disclaim(mark: &str) {
+    served().remove(mark);
+}
+
+fn served() -> MutexGuard<'static, BTreeMap<String, Vec<Process>>> {
+    SERVED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether an orphan is a service's.
+fn is_of_a_service(orphan: Process) -> bool {
+    let known: BTreeMap<i32, u64> =
+        served().values().flatten().map(|process| (process.pid, process.start_time)).collect();
+    // That number is the member's own, or its group's that it has left behind: not a later process's.
+    let is_known = |pid: i32| {
+        known.get(&pid).is_some_and(|start_time| {
+            identity::stat(pid).is_none_or(|stat| stat.start_time == *start_time)
+        })
+    };
+    let leads = |stat: identity::Stat| is_known(stat.group) || is_known(stat.session);
+    is_known(orphan.pid)
+        || identity::stat(orphan.pid).is_some_and(leads)
+        || identity::variable(orphan.pid, SERVICE_MARKER)
+            // We may be a service ourselves: then everybody has inherited that.
+            .is_some_and(|mark| std::env::var(SERVICE_MARKER).ok() != Some(mark))
 }
 
 /// Asks for the orphans of what we start, and waits for those that end, for as long as the daemon
@@ -125,8 +165,8 @@ pub(super) fn strays() -> Vec<Process> {
         }
         look += 1;
     };
-    let alive = |process: &Process| identity::is_alive(*process);
-    others.into_iter().filter_map(identity::identify).filter(alive).collect()
+    let stray = |process: &Process| identity::is_alive(*process) && !is_of_a_service(*process);
+    others.into_iter().filter_map(identity::identify).filter(stray).collect()
 }
 
 /// Children that we did not start; `None`: that cannot be told now, one is being made.
@@ -176,5 +216,65 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!all().contains(&pid));
+    }
+
+    /// A process that sleeps, with this variable if any.
+    fn sleeper(mark: Option<&str>) -> (std::process::Child, Process) {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("600").env_clear();
+        if let Some(mark) = mark {
+            command.env(SERVICE_MARKER, mark);
+        }
+        let child = command.spawn().unwrap();
+        let process = identity::identify(child.id().cast_signed()).unwrap();
+        (child, process)
+    }
+
+    #[test]
+    fn an_orphan_is_a_services_by_its_marker_or_by_having_been_seen_there() {
+        let (mut plain, unmarked) = sleeper(None);
+        let (mut other, marked) = sleeper(Some("h:svc"));
+        assert!(!is_of_a_service(unmarked) && is_of_a_service(marked));
+        claim("of-this-test", &[unmarked]);
+        assert!(is_of_a_service(unmarked));
+        // One that only has its number is not meant.
+        let later = Process { start_time: unmarked.start_time + 1, ..unmarked };
+        claim("of-this-test", &[later]);
+        assert!(!is_of_a_service(unmarked));
+        disclaim("of-this-test");
+        for child in [&mut plain, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn who_is_in_the_session_of_one_that_was_seen_is_a_services_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "import os, subprocess; \
+            apart = lambda: os.setpgid(0, 0); \
+            child = subprocess.Popen(['sleep', '600'], preexec_fn=apart); \
+            open('child', 'w').write(f'{child.pid}\\n'); child.wait()";
+        let mut leader = std::process::Command::new("setsid")
+            .args(["python3", "-c", script])
+            .current_dir(&dir)
+            .spawn()
+            .unwrap();
+        let pid = loop {
+            let text = fs::read_to_string(dir.path().join("child")).unwrap_or_default();
+            match text.trim().parse() {
+                Ok(pid) => break pid,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        let (child, process) = (identity::identify(pid).unwrap(), leader.id().cast_signed());
+        assert_ne!(identity::stat(pid).unwrap().group, process);
+        assert!(!is_of_a_service(child));
+        claim("of-that-test", &[identity::identify(process).unwrap()]);
+        assert!(is_of_a_service(child));
+        disclaim("of-that-test");
+        nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        leader.kill().unwrap();
+        leader.wait().unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use chat_proxy_core::autostart::StopSignal;
 use chat_proxy_core::engine::state_file::Process;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -69,6 +70,19 @@ impl Handle {
     /// Asks it to end.
     pub fn terminate(&self) -> io::Result<()> {
         self.signal(Signal::TERM)
+    }
+
+    /// Asks it to end in the way that it understands.
+    pub fn stop(&self, signal: StopSignal) -> io::Result<()> {
+        self.signal(match signal {
+            StopSignal::Term => Signal::TERM,
+            StopSignal::Int => Signal::INT,
+            StopSignal::Quit => Signal::QUIT,
+            StopSignal::Hup => Signal::HUP,
+            StopSignal::Usr1 => Signal::USR1,
+            StopSignal::Usr2 => Signal::USR2,
+            StopSignal::Kill => Signal::KILL,
+        })
     }
 
     /// Ends it.

@@ -16,6 +16,8 @@ pub struct Stat {
     pub parent: i32,
     /// Its process group.
     pub group: i32,
+    /// Its session.
+    pub session: i32,
     /// Clock ticks since the boot at which it was started.
     pub start_time: u64,
 }
@@ -39,8 +41,9 @@ fn parse(text: &str) -> Option<Stat> {
     let state = fields.next()?.chars().next()?; // field 3
     let parent = fields.next()?.parse().ok()?; // field 4
     let group = fields.next()?.parse().ok()?; // field 5
-    let start_time = fields.nth(16)?.parse().ok()?; // field 22
-    Some(Stat { state, parent, group, start_time })
+    let session = fields.next()?.parse().ok()?; // field 6
+    let start_time = fields.nth(15)?.parse().ok()?; // field 22
+    Some(Stat { state, parent, group, session, start_time })
 }
 
 /// The process of that number as one that cannot be mistaken for a later one.
@@ -116,10 +119,10 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {
-        let text = "7 (a) b (x)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
+        let text = "7 (a) b (x)) S 1 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
         assert_eq!(
             parse(text),
-            Some(Stat { state: 'S', parent: 1, group: 42, start_time: 987_654 })
+            Some(Stat { state: 'S', parent: 1, group: 42, session: 41, start_time: 987_654 })
         );
         assert_eq!(parse("7 (a"), None);
     }

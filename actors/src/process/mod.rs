@@ -1,4 +1,4 @@
-//! Processes of engines: starting them, hearing of their end, ending their tree, who has a port.
+//! Processes of engines and services: starting them, hearing of their end, ending their tree, who has a port.
 //!
 //! Owns: every signal and every look into `/proc`. Must never do: trust a pid alone (a process is
 //! its pid and start time), signal what is not ours, or poll where the kernel can tell: the end of

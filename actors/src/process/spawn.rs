@@ -1,4 +1,4 @@
-//! Starting an engine: a process group of its own, its output in a file, nothing inherited, and not
+//! Starting an engine, or a service: a process group of its own, its output in a file, nothing inherited, and not
 //! a step before its name is written down.
 //!
 //! A child is made in two steps. It is forked and held: it waits on a pipe before it becomes the
@@ -77,7 +77,7 @@ impl Held {
                 outcome.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
             Err(_) => {
-                tracing::warn!(pid = process.pid, "an engine's program takes long to begin");
+                tracing::warn!(pid = process.pid, "a program takes long to begin");
                 Ok(())
             }
         }

@@ -4,13 +4,15 @@
 //! leader, the members of its process group, those that were seen in it before, their descendants,
 //! those that carry its marker variable, all of its control group, and those that it left to us.
 //! None of these alone is enough: engines make sessions of their own, write over their environment,
-//! and outlive their leader. Must never do: signal a process that only has the number of one of
-//! ours.
+//! and outlive their leader. A service's tree is the same, but for what is left to us without any
+//! sign: that counts as an engine's. Must never do: signal a process that only has the number of
+//! one of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
+use chat_proxy_core::autostart::environment::SERVICE_MARKER;
 use chat_proxy_core::engine::environment::MARKER;
 use chat_proxy_core::engine::state_file::Process;
 use chat_proxy_core::ids::Generation;
@@ -20,17 +22,22 @@ use super::cgroup::{self, Cgroup};
 use super::identity::Stat;
 use super::{Handle, children, identity};
 
-/// What belongs to one engine.
+/// What belongs to one engine, or to one service.
 #[derive(Debug, Clone)]
 pub struct Tree {
     /// The leader, whose pid is the process group's number.
     pub leader: Process,
     /// Processes that were seen in it.
     pub listed: Vec<Process>,
-    /// The value of the marker variable.
+    /// The value of the engine's marker variable; a service's mark as [`service_mark`] makes it.
     pub marker: String,
     /// Its control group, where there is one.
     pub cgroup: Option<Cgroup>,
+}
+
+/// The mark of a service whose marker variable has this value.
+pub fn service_mark(value: &str) -> String {
+    format!("{SERVICE_MARKER}={value}")
 }
 
 /// How closely is looked.
@@ -80,6 +87,19 @@ impl Table {
 }
 
 impl Tree {
+    /// The value of a service's marker variable; `None`: it is an engine's tree.
+    fn service(&self) -> Option<&str> {
+        self.marker.strip_prefix(SERVICE_MARKER)?.strip_prefix('=')
+    }
+
+    fn marks(&self, pid: i32) -> bool {
+        let (name, value) = match self.service() {
+            Some(value) => (SERVICE_MARKER, value),
+            None => (MARKER, self.marker.as_str()),
+        };
+        identity::variable(pid, name).as_deref() == Some(value)
+    }
+
     /// Its living processes. Blocking: reads all of `/proc`.
     pub fn members(&self) -> Vec<Process> {
         self.look(Look::Whole)
@@ -90,9 +110,7 @@ impl Tree {
         let listed = self.listed.iter().chain([&self.leader]).filter(|p| table.has(**p));
         let mut found: BTreeSet<i32> = listed.map(|process| process.pid).collect();
         if look == Look::Whole {
-            let marked =
-                |pid: &&i32| identity::variable(**pid, MARKER).as_ref() == Some(&self.marker);
-            found.extend(table.0.keys().filter(marked));
+            found.extend(table.0.keys().filter(|pid| self.marks(**pid)));
         }
         // While one that is known to be of it is in the group, dead or alive, nobody else can have
         // that number.
@@ -108,8 +126,10 @@ impl Tree {
                 Vec::new()
             }));
         }
-        let since = |stray: &Process| stray.start_time >= self.leader.start_time;
-        found.extend(children::strays().into_iter().filter(since).map(|stray| stray.pid));
+        if self.service().is_none() {
+            let since = |stray: &Process| stray.start_time >= self.leader.start_time;
+            found.extend(children::strays().into_iter().filter(since).map(|stray| stray.pid));
+        }
         table.add_descendants(&mut found);
         found.remove(&std::process::id().cast_signed());
         let process = |pid: i32| Some(Process { pid, start_time: table.0.get(&pid)?.start_time });
@@ -122,7 +142,7 @@ impl Tree {
         match tokio::task::spawn_blocking(move || tree.look(look)).await {
             Ok(members) => members,
             Err(error) => {
-                tracing::error!(%error, "the processes of an engine could not be listed");
+                tracing::error!(%error, "the processes of an engine or service could not be listed");
                 vec![self.leader]
             }
         }
@@ -221,6 +241,19 @@ pub fn left_by(hash: &str) -> Vec<(Generation, Process)> {
     others.filter_map(|(of, pid)| Some((Generation(of), alive(pid)?))).collect()
 }
 
+/// Living processes that carry the marker of a service with this hash, and of which service they
+/// are. Blocking: reads the environment of every process.
+pub fn left_by_services(hash: &str) -> Vec<(String, Process)> {
+    let marked = |pid: i32| {
+        let value = identity::variable(pid, SERVICE_MARKER)?;
+        let name = value.strip_prefix(hash)?.strip_prefix(':')?.to_owned();
+        let process = identity::identify(pid).filter(|process| identity::is_alive(*process))?;
+        Some((name, process))
+    };
+    let us = std::process::id().cast_signed();
+    identity::all().into_iter().filter(|pid| *pid != us).filter_map(marked).collect()
+}
+
 /// Removes the control groups of this hash that are empty, but for that of one start. Blocking.
 pub fn remove_empty_groups(hash: &str, but: Option<Generation>) {
     for (generation, group) in groups_of(hash) {
@@ -256,7 +289,7 @@ async fn all_ended(processes: &[Process], until: Instant) -> bool {
             Ok(Some(handle)) => timeout_at(until, handle.ended()).await.is_ok(),
             Ok(None) => true,
             Err(error) => {
-                tracing::error!(pid = process.pid, %error, "a process of an engine cannot be watched");
+                tracing::error!(pid = process.pid, %error, "a process of an engine or service cannot be watched");
                 false
             }
         };
@@ -270,7 +303,7 @@ async fn all_ended(processes: &[Process], until: Instant) -> bool {
 fn kill_all(processes: &[Process]) {
     for process in processes {
         if let Err(error) = kill(*process) {
-            tracing::warn!(pid = process.pid, %error, "a process of an engine cannot be killed");
+            tracing::warn!(pid = process.pid, %error, "a process of an engine or service cannot be killed");
         }
     }
 }
@@ -348,11 +381,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = orphaned(dir.path(), "exec setsid sh -c ': >ready; exec sleep 600'").await;
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !dir.path().join("ready").exists() || group.members().is_empty() {
+        // While a program takes another one's place its environment cannot be read.
+        let members = loop {
+            let members = group.members();
+            if dir.path().join("ready").exists() && !members.is_empty() {
+                break members;
+            }
             assert!(Instant::now() < deadline, "it is not found");
             tokio::task::yield_now().await;
-        }
-        let members = group.members();
+        };
         let elsewhere = |m: &Process| identity::stat(m.pid).unwrap().group != group.leader.pid;
         assert!(members.len() == 1 && members.iter().all(elsewhere), "{members:?}");
         group.sweep(Duration::ZERO, Duration::from_secs(10)).await.unwrap();

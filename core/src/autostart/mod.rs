@@ -1,14 +1,18 @@
 //! Services that are started when a request needs them (SPEC 6.4).
 //!
-//! Owns: reading the map in all its forms and the tables of services, and which service is for
-//! whom. Must never do: start one, or look whether it runs.
+//! Owns: reading the map in all its forms and the tables of services, which service is for whom,
+//! and what happens to one in its life. Must never do: start one, or look whether it runs.
 
+pub mod environment;
+pub mod failure;
+pub mod life;
 mod map;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::Service;
+pub use failure::Failure;
 
 /// How a service is started.
 #[derive(Debug, Clone, PartialEq)]

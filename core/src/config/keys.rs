@@ -148,6 +148,7 @@ sections! {
         autostart_enabled: bool = Bool, "true", Now, "Start engines and services when a request needs them; by hand they can always be started.";
         autostart_map: Option<String> = Text, "", Now, "What to start for whom: backend=service, separated by commas, or JSON {model: {command: [...]}}; a service is a table below, or an entry of the registry.";
         autostart_grace_period_s: Seconds = S, "120", Now, "A started service must be ready within this (s), where its table does not say.";
+        autostart_stop_timeout_s: Seconds = S, "30", Now, "A service gets this long between its stop signal and SIGKILL (s).";
         services: BTreeMap<String, Service> = Services, "{}", Now, "Tables that say how a service is started: command, cwd, env, ready_url or ready_log, grace_period_s, stop_signal, models.";
     }
     /// What a request may hold.

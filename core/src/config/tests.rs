@@ -74,6 +74,7 @@ fn every_key_of_the_specification_exists_with_its_default() {
     // Beyond the specification's list: tables, what [security] needs for HTTPS, and what it says of
     // Ollama without naming a key.
     let further = [
+        "autostart_stop_timeout_s",
         "services",
         "vllm_env",
         "tls_cert_file",

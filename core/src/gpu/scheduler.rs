@@ -93,6 +93,11 @@ impl Scheduler {
         }
     }
 
+    /// From now on requests may cause a load, or may not.
+    pub fn start_on_request(&mut self, may: bool) {
+        self.rules.start_on_request = may;
+    }
+
     /// What holds the GPU.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu

@@ -132,6 +132,23 @@ class Checks:
         chunks = list(self.create("sing", stream=True))
         assert self.finishes(chunks) == ["length"] and len(self.text(chunks)) > 1000
 
+    def completions_are_relayed_whole_and_streamed(self):
+        raw = self.sdk.completions.with_raw_response.create(
+            model="tiny", prompt="hello", max_tokens=6, temperature=0)
+        answer = raw.parse()
+        assert raw.headers["x-imageworks-model"] == "tiny"
+        assert answer.object == "text_completion" and answer.model == "tiny-gguf", answer
+        assert answer.usage.completion_tokens > 0, answer
+        chunks = list(self.sdk.completions.create(
+            model="tiny", prompt="hello", max_tokens=6, temperature=0, stream=True))
+        text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        assert text == answer.choices[0].text, (text, answer)
+
+    def an_endpoint_that_the_engine_lacks_is_answered_by_the_engine(self):
+        for path in ("/v1/rerank", "/v1/messages"):
+            answer = Answer(self.proxy.removesuffix("/v1") + path, {"model": "tiny", "messages": []})
+            assert answer.status == 404 and "error" in answer.json(), (path, answer.status, answer.body)
+
     def max_tokens_and_unknown_fields_reach_the_engine(self):
         answer = self.create("hello", max_tokens=3, extra_body={"min_p": 0.1, "unheard_of": [1]})
         assert answer.choices[0].message.content == "Hello! I am"

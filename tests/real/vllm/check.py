@@ -29,6 +29,7 @@ FIRST, SECOND, BROKEN = "tiny-a", "tiny-b", "too-long"
 SERVED = {FIRST: "tiny-a", SECOND: "tiny-b-served"}
 UNICODE = "Grüße 世界 😀!!"
 LOAD_TIMEOUT_S = 900
+PROMPT = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 HEARTBEAT_S = 2
 REPEATS = 5
 # The promise is 0.1 s to the engine; the engine's own bookkeeping and our polling come on top, so
@@ -357,6 +358,52 @@ class Checks(Daemon):
 
     def an_answer_is_whole(self):
         self.answers_are_whole(FIRST)
+
+    def completions_are_relayed_whole_and_streamed(self):
+        asked = {"model": FIRST, "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+        whole = self.sdk.completions.create(**asked)
+        assert whole.object == "text_completion" and whole.usage.completion_tokens > 0, whole
+        options = {"include_usage": True}
+        chunks = list(self.sdk.completions.create(**asked, stream=True, stream_options=options))
+        text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        assert text == whole.choices[0].text, (text, whole)
+        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens, chunks[-1]
+        plain = Answer(self.port, "/v1/completions", {**asked, "stream": True})
+        assert all("usage" not in chunk or chunk["usage"] is None for chunk in plain.chunks())
+
+    def responses_are_relayed_whole_and_streamed(self):
+        whole = self.sdk.responses.create(model=FIRST, input="hello", temperature=0)
+        assert whole.output_text == hello(FIRST), whole
+        events = list(self.sdk.responses.create(model=FIRST, input="hello", temperature=0, stream=True))
+        assert events[0].type == "response.created" and events[-1].type == "response.completed"
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+        assert "".join(deltas) == hello(FIRST), deltas
+
+    def messages_are_relayed_whole_and_streamed(self):
+        asked = {**chat(FIRST, "hello"), "max_tokens": 60, "temperature": 0}
+        whole = Answer(self.port, "/v1/messages", asked)
+        assert whole.status == 200 and whole.json()["content"][0]["text"] == hello(FIRST), whole.body
+        told = Answer(self.port, "/v1/messages", {**asked, "stream": True})
+        blocks = [block.split("\n", 1) for block in told.blocks()]
+        names = [name.removeprefix("event: ") for name, _ in blocks]
+        assert names[0] == "message_start" and names[-1] == "message_stop", names
+        data = [json.loads(rest.removeprefix("data: ")) for _, rest in blocks]
+        text = "".join(d["delta"].get("text", "") for d in data if d["type"] == "content_block_delta")
+        assert text == hello(FIRST), text
+        counted = Answer(self.port, "/v1/messages/count_tokens", chat(FIRST, "hello"))
+        assert counted.json()["input_tokens"] > 0, counted.body
+        missing = Answer(self.port, "/v1/messages", {**asked, "model": "nobody"})
+        assert missing.status == 404 and missing.json()["type"] == "error", missing.body
+
+    def tokens_are_counted_and_read_back(self):
+        tokens = Answer(self.port, "/tokenize", {"model": FIRST, "prompt": "hello"}).json()
+        assert tokens["count"] == len(tokens["tokens"]) > 0, tokens
+        back = Answer(self.port, "/detokenize", {"model": FIRST, "tokens": tokens["tokens"]})
+        assert back.status == 200 and "hello" in back.json()["prompt"], back.body
+
+    def an_endpoint_that_the_engine_lacks_is_answered_by_the_engine(self):
+        answer = Answer(self.port, "/v1/rerank", {"model": FIRST, "query": "a", "documents": ["b"]})
+        assert answer.status in (400, 404, 405) and "error" in answer.json(), (answer.status, answer.body)
 
     def no_letter_is_torn(self):
         assert self.create(FIRST, "unicode").choices[0].message.content == UNICODE

@@ -1,6 +1,7 @@
 //! What Ollama has loaded and installed, and when two names mean one model.
 //!
-//! Owns: reading `/api/ps` and `/api/tags`, and Ollama's rule for names. Must never do: make up
+//! Owns: reading `/api/ps`, `/api/tags` and what `/api/show` says of abilities, and Ollama's rule for
+//! names. Must never do: make up
 //! what an older version leaves out; that stays absent.
 
 use serde::Deserialize;
@@ -47,6 +48,15 @@ pub struct Tag {
 struct List<T> {
     #[serde(deserialize_with = "Option::deserialize")]
     models: Option<Vec<T>>,
+}
+
+/// What a model can do, by `/api/show`; `None`: that version does not say.
+pub fn parse_abilities(body: &[u8]) -> Result<Option<Vec<String>>, Nonsense> {
+    #[derive(Deserialize)]
+    struct Show {
+        capabilities: Option<Vec<String>>,
+    }
+    object::<Show>(body).map(|show| show.capabilities)
 }
 
 #[derive(Deserialize)]

@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 pub use answer::whole_answer;
 pub use images::remote_images;
 pub use line::Nonsense;
-pub use listing::{Loaded, Tag, parse_ps, parse_tags, same_model};
+pub use listing::{Loaded, Tag, parse_abilities, parse_ps, parse_tags, same_model};
 pub use losses::Losses;
 pub use options::LOAD_TIME;
 pub use request::{Native, translate};

@@ -80,3 +80,12 @@ fn names_are_compared_as_ollama_does() {
         assert_eq!(same_model(b, a), same, "{b} {a}");
     }
 }
+
+#[test]
+fn abilities_are_those_that_a_model_is_said_to_have() {
+    let shown = br#"{"license":"x","capabilities":["completion","thinking"],"details":{}}"#;
+    let abilities = parse_abilities(shown).unwrap().unwrap();
+    assert_eq!(abilities, ["completion", "thinking"]);
+    assert_eq!(parse_abilities(br#"{"license":"x"}"#).unwrap(), None, "an old version");
+    assert!(parse_abilities(b"<html>").is_err());
+}

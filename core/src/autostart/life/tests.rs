@@ -1,0 +1,495 @@
+//! Each way through a life, and random histories of it.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+
+fn s(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn life() -> Life {
+    Life::new(LifeRules { grace: GRACE, stop_timeout: STOP })
+}
+
+fn process(pid: i32) -> Process {
+    Process { pid, start_time: 1 }
+}
+
+fn ask(ticket: u64) -> Event {
+    Event::Ask { ticket: Ticket(ticket), by_request: true }
+}
+
+fn by_hand(ticket: u64) -> Event {
+    Event::Ask { ticket: Ticket(ticket), by_request: false }
+}
+
+fn exited(of: u64) -> Event {
+    Event::Exited(of, "exit code 3".into(), Some("boom".into()))
+}
+
+/// Takes the events in turn; answers who was told what, in order, `7 ready` for ticket 7.
+fn told(life: &mut Life, events: &[(Event, u64)]) -> String {
+    let mut words = Vec::new();
+    for (event, at) in events {
+        for effect in life.on(event.clone(), s(*at)) {
+            let Effect::Answer(tickets, outcome) = effect else { continue };
+            let word = match outcome {
+                Outcome::Ready => "ready".to_owned(),
+                Outcome::Gone => "gone".to_owned(),
+                Outcome::NotOurs => "not ours".to_owned(),
+                Outcome::Failed(failure) => {
+                    let name = format!("{failure:?}");
+                    name.split([' ', '{']).next().unwrap_or_default().to_owned()
+                }
+            };
+            words.extend(tickets.iter().map(|ticket| format!("{} {word}", ticket.0)));
+        }
+    }
+    words.join(", ")
+}
+
+/// A start that went well, its number being 1.
+fn up() -> Vec<(Event, u64)> {
+    vec![
+        (ask(1), 0),
+        (Event::Seen(1, false), 0),
+        (Event::Spawned(1, process(7)), 0),
+        (Event::Ready(1), 3),
+    ]
+}
+
+/// What it is about, the events and when they come, who is told what, and the state in the end.
+type Case = (&'static str, Vec<(Event, u64)>, &'static str, &'static str);
+
+#[test]
+fn who_asks_is_told_and_the_state_is_the_right_one() {
+    let spawned = |life: &[(Event, u64)]| [&up()[..3], life].concat();
+    let ready = |life: &[(Event, u64)]| [&up()[..], life].concat();
+    let stop = |ticket| Event::Stop(Ticket(ticket));
+    let others = [(by_hand(1), 0), (Event::Seen(1, true), 0)];
+    let cases: Vec<Case> = vec![
+        ("a start", ready(&[]), "1 ready", "ready"),
+        (
+            "all join one start",
+            spawned(&[(ask(2), 1), (by_hand(3), 1), (Event::Ready(1), 2)]),
+            "1 ready, 2 ready, 3 ready",
+            "ready",
+        ),
+        ("others run it", others.to_vec(), "1 ready", "ready"),
+        (
+            "others' is not stopped",
+            [&others[..], &[(stop(2), 1)]].concat(),
+            "1 ready, 2 not ours",
+            "ready",
+        ),
+        (
+            "others' that went is replaced",
+            [&others[..], &[(ask(2), 1), (Event::Probed(1, false), 1), (Event::Seen(2, false), 1)]]
+                .concat(),
+            "1 ready",
+            "starting",
+        ),
+        (
+            "not made",
+            vec![(ask(1), 0), (Event::Seen(1, false), 0), (Event::NotSpawned(1, "no".into()), 0)],
+            "1 NotStarted",
+            "failed",
+        ),
+        ("ended at start", spawned(&[(exited(1), 1)]), "1 EndedAtStart", "stopping"),
+        (
+            "ended at start, swept",
+            spawned(&[(exited(1), 1), (Event::Swept(1), 1)]),
+            "1 EndedAtStart",
+            "failed",
+        ),
+        (
+            "asked in its back-off",
+            spawned(&[(exited(1), 1), (ask(2), 1), (Event::Swept(1), 1), (ask(3), 1)]),
+            "1 EndedAtStart, 2 EndedAtStart, 3 EndedAtStart",
+            "failed",
+        ),
+        (
+            "asked behind its back-off",
+            spawned(&[(exited(1), 1), (Event::Swept(1), 1), (ask(2), 2)]),
+            "1 EndedAtStart",
+            "starting",
+        ),
+        (
+            "asked by hand in its back-off",
+            spawned(&[(exited(1), 1), (Event::Swept(1), 1), (by_hand(2), 1)]),
+            "1 EndedAtStart",
+            "starting",
+        ),
+        ("too slow", spawned(&[(Event::Tick, 59), (Event::Tick, 60)]), "1 TooSlow", "stopping"),
+        (
+            "too slow, killed",
+            spawned(&[(Event::Tick, 60), (Event::Tick, 65), (Event::Swept(1), 66)]),
+            "1 TooSlow",
+            "failed",
+        ),
+        ("died", ready(&[(exited(1), 9), (Event::Swept(1), 9)]), "1 ready", "failed"),
+        (
+            "died, asked at once",
+            ready(&[(exited(1), 9), (Event::Swept(1), 9), (ask(2), 9)]),
+            "1 ready",
+            "starting",
+        ),
+        (
+            "died, asked meanwhile",
+            ready(&[(exited(1), 9), (ask(2), 9), (Event::Swept(1), 9)]),
+            "1 ready",
+            "starting",
+        ),
+        (
+            "died while doubted",
+            ready(&[(ask(2), 9), (exited(1), 9), (Event::Swept(1), 9)]),
+            "1 ready",
+            "starting",
+        ),
+        (
+            "doubted and well",
+            ready(&[(ask(2), 9), (by_hand(3), 9), (Event::Probed(1, true), 9)]),
+            "1 ready, 2 ready, 3 ready",
+            "ready",
+        ),
+        ("a young one has its grace", ready(&[(ask(2), 9), (Event::Tick, 59)]), "1 ready", "ready"),
+        ("hung", ready(&[(ask(2), 90), (Event::Tick, 95)]), "1 ready", "stopping"),
+        (
+            "hung, again",
+            ready(&[(ask(2), 90), (Event::Tick, 95), (exited(1), 96), (Event::Swept(1), 96)]),
+            "1 ready",
+            "starting",
+        ),
+        ("by hand a living one will do", ready(&[(by_hand(2), 90)]), "1 ready, 2 ready", "ready"),
+        (
+            "stopped",
+            ready(&[(stop(2), 9), (exited(1), 9), (Event::Swept(1), 9)]),
+            "1 ready, 2 gone",
+            "stopped",
+        ),
+        (
+            "stopped, and killed",
+            ready(&[(stop(2), 9), (Event::Tick, 29), (Event::Swept(1), 29)]),
+            "1 ready, 2 gone",
+            "stopped",
+        ),
+        (
+            "stopped, and back",
+            ready(&[(stop(2), 9), (ask(3), 9), (exited(1), 9), (Event::Swept(1), 9)]),
+            "1 ready, 2 gone",
+            "starting",
+        ),
+        (
+            "stopped twice",
+            ready(&[(stop(2), 9), (ask(3), 9), (stop(4), 9), (exited(1), 9), (Event::Swept(1), 9)]),
+            "1 ready, 3 Stopped, 2 gone, 4 gone",
+            "stopped",
+        ),
+        ("stopped at nothing", vec![(stop(1), 0)], "1 gone", "stopped"),
+        (
+            "stopped while looking",
+            vec![(ask(1), 0), (stop(2), 0), (Event::Seen(1, false), 0)],
+            "1 Stopped, 2 gone",
+            "stopped",
+        ),
+        (
+            "stopped while it is made",
+            vec![
+                (ask(1), 0),
+                (Event::Seen(1, false), 0),
+                (stop(2), 0),
+                (Event::Spawned(1, process(7)), 0),
+            ],
+            "1 Stopped",
+            "stopping",
+        ),
+        (
+            "stopped and not made",
+            vec![
+                (ask(1), 0),
+                (Event::Seen(1, false), 0),
+                (stop(2), 0),
+                (Event::NotSpawned(1, "no".into()), 0),
+            ],
+            "1 Stopped, 2 gone",
+            "stopped",
+        ),
+        ("stopped while starting", spawned(&[(stop(2), 1)]), "1 Stopped", "stopping"),
+        (
+            "stuck",
+            ready(&[(stop(2), 9), (exited(1), 9), (Event::NotSwept(1, "pid 7".into()), 9)]),
+            "1 ready, 2 Stuck",
+            "failed",
+        ),
+        (
+            "stuck, tried again",
+            ready(&[
+                (stop(2), 9),
+                (exited(1), 9),
+                (Event::NotSwept(1, "pid 7".into()), 9),
+                (by_hand(3), 9),
+                (Event::Swept(1), 10),
+            ]),
+            "1 ready, 2 Stuck",
+            "starting",
+        ),
+        (
+            "found ready",
+            vec![(Event::Found { process: process(7), ready: true }, 0), (by_hand(1), 0)],
+            "1 ready",
+            "ready",
+        ),
+        (
+            "found starting",
+            vec![
+                (Event::Found { process: process(7), ready: false }, 0),
+                (ask(1), 0),
+                (Event::Ready(1), 0),
+            ],
+            "1 ready",
+            "ready",
+        ),
+    ];
+    for (what, events, want, state) in cases {
+        let mut life = life();
+        assert_eq!(told(&mut life, &events), want, "{what}");
+        assert_eq!(life.word(), state, "{what}");
+    }
+}
+
+#[test]
+fn pauses_double_up_to_a_bound_and_a_person_ends_them() {
+    let mut life = life();
+    let mut now = s(0);
+    let mut pauses = Vec::new();
+    for round in 1..=8 {
+        life.on(ask(round), now);
+        let of = life.generation;
+        life.on(Event::Seen(of, false), now);
+        life.on(Event::NotSpawned(of, "no".into()), now);
+        let State::Failed(_, until) = life.state() else { panic!("{:?}", life.state()) };
+        pauses.push(until.saturating_sub(now).as_secs());
+        now = *until;
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+    life.on(by_hand(9), now);
+    assert_eq!((life.failures, life.word()), (0, "starting"));
+}
+
+#[test]
+fn one_that_keeps_dying_young_is_not_started_by_every_request() {
+    let mut life = life();
+    let round = |life: &mut Life, ticket, at| {
+        life.on(ask(ticket), s(at));
+        let of = life.generation;
+        for event in [
+            Event::Seen(of, false),
+            Event::Spawned(of, process(7)),
+            Event::Ready(of),
+            exited(of),
+            Event::Swept(of),
+        ] {
+            life.on(event, s(at));
+        }
+    };
+    round(&mut life, 1, 0);
+    round(&mut life, 2, 0);
+    assert_eq!(told(&mut life, &[(ask(3), 0)]), "3 Died");
+    round(&mut life, 4, 1);
+    assert_eq!(told(&mut life, &[(ask(5), 2)]), "5 Died");
+    // One that has done well for a while begins anew.
+    life.on(ask(6), s(10));
+    let of = life.generation;
+    for event in [Event::Seen(of, false), Event::Spawned(of, process(7)), Event::Ready(of)] {
+        life.on(event, s(10));
+    }
+    life.on(exited(of), s(40));
+    life.on(Event::Swept(of), s(40));
+    assert_eq!((told(&mut life, &[(ask(7), 40)]), life.word()), (String::new(), "starting"));
+}
+
+/// What happens in a random history; numbers choose among what is possible.
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(bool),
+    Stop,
+    Pass(u64),
+    Tick,
+    /// One of the effects that are under way comes to its end, well or badly.
+    Deliver(usize, bool),
+    Dies,
+    /// The same for a start that is over.
+    Stale(u8, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any::<bool>().prop_map(Step::Ask),
+        1 => Just(Step::Stop),
+        2 => (1..40u64).prop_map(Step::Pass),
+        2 => Just(Step::Tick),
+        9 => (any::<usize>(), proptest::bool::weighted(0.8)).prop_map(|(at, well)| Step::Deliver(at, well)),
+        1 => Just(Step::Dies),
+        2 => (0..8u8, 1..4u64).prop_map(|(kind, back)| Step::Stale(kind, back)),
+    ]
+}
+
+/// The machine around a life.
+struct World {
+    life: Life,
+    now: Moment,
+    next: u64,
+    /// How often each was answered.
+    answers: BTreeMap<u64, u32>,
+    under_way: Vec<Effect>,
+    /// Starts whose processes may live.
+    alive: Vec<u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            life: life(),
+            now: s(0),
+            next: 0,
+            answers: BTreeMap::new(),
+            under_way: Vec::new(),
+            alive: Vec::new(),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next += 1;
+        self.answers.insert(self.next, 0);
+        Ticket(self.next)
+    }
+
+    fn event(&mut self, event: Event) {
+        for effect in self.life.on(event, self.now) {
+            match effect {
+                Effect::Answer(tickets, _) => {
+                    for ticket in tickets {
+                        *self.answers.get_mut(&ticket.0).unwrap() += 1;
+                    }
+                }
+                Effect::Spawn(of) => {
+                    assert!(self.alive.is_empty(), "started beside {:?}", self.alive);
+                    self.alive.push(of);
+                    self.under_way.push(Effect::Spawn(of));
+                }
+                effect => self.under_way.push(effect),
+            }
+        }
+        assert!(
+            self.answers.values().all(|times| *times <= 1),
+            "answered twice: {:?}",
+            self.answers
+        );
+    }
+
+    fn deliver(&mut self, at: usize, well: bool) {
+        if self.under_way.is_empty() {
+            return;
+        }
+        let effect = self.under_way.remove(at % self.under_way.len());
+        let event = match effect {
+            Effect::Look(of) => Event::Seen(of, !well),
+            Effect::Spawn(of) if well => Event::Spawned(of, process(7)),
+            Effect::Spawn(of) => {
+                self.alive.clear();
+                Event::NotSpawned(of, "no".into())
+            }
+            Effect::AwaitReady(run) => Event::Ready(run.generation),
+            Effect::Probe(who) => Event::Probed(who.generation(), well),
+            Effect::Signal(run) if well => exited(run.generation),
+            Effect::Sweep(run, _) if well => {
+                self.alive.retain(|of| *of != run.generation);
+                Event::Swept(run.generation)
+            }
+            Effect::Sweep(run, _) => Event::NotSwept(run.generation, "pid 7".into()),
+            _ => return,
+        };
+        self.event(event);
+    }
+
+    fn stale(kind: u8, of: u64) -> Event {
+        match kind {
+            0 => Event::Seen(of, true),
+            1 => Event::Spawned(of, process(8)),
+            2 => Event::NotSpawned(of, "no".into()),
+            3 => Event::Ready(of),
+            4 => Event::Probed(of, false),
+            5 => exited(of),
+            6 => Event::Swept(of),
+            _ => Event::NotSwept(of, "pid 9".into()),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Ask(by_request) => {
+                let ticket = self.ticket();
+                self.event(Event::Ask { ticket, by_request });
+            }
+            Step::Stop => {
+                let ticket = self.ticket();
+                self.event(Event::Stop(ticket));
+            }
+            Step::Pass(seconds) => self.now += s(seconds),
+            Step::Tick => {
+                self.now = self.now.max(self.life.next_tick().unwrap_or_default());
+                self.event(Event::Tick);
+            }
+            Step::Deliver(at, well) => self.deliver(at, well),
+            Step::Dies => {
+                if let Some(run) = self.life.run() {
+                    self.event(exited(run.generation));
+                }
+            }
+            Step::Stale(kind, back) => {
+                let of = self.life.generation.saturating_sub(back);
+                let before = self.life.state().clone();
+                let effects = self.life.on(Self::stale(kind, of), self.now);
+                assert!(effects.is_empty() && *self.life.state() == before);
+            }
+        }
+    }
+
+    /// Everything under way ends well: nobody is left waiting.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            if self.under_way.is_empty() && self.life.next_tick().is_none() {
+                break;
+            }
+            while !self.under_way.is_empty() {
+                self.deliver(0, true);
+            }
+            self.take(&Step::Tick);
+        }
+        assert!(
+            self.answers.values().all(|times| *times == 1),
+            "{:?} in {:?}",
+            self.answers,
+            self.life
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn everybody_is_answered_once_and_nothing_is_started_beside_what_lives(
+        steps in proptest::collection::vec(step(), 1..80)
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.take(step);
+        }
+        world.settle();
+    }
+}
