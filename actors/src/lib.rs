@@ -17,6 +17,7 @@ pub mod ollama;
 pub mod permits;
 pub mod port;
 pub mod process;
+pub mod program_log;
 pub mod registry;
 pub mod root;
 mod rotation;

@@ -8,7 +8,7 @@ use std::io;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chat_proxy_actors::vllm_supervisor::last_lines;
+use chat_proxy_actors::program_log::last_lines;
 use chat_proxy_core::{ApiError, Code};
 use serde::Deserialize;
 

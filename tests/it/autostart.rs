@@ -46,7 +46,8 @@ impl Service {
                 "backend_config": {"host": "127.0.0.1", "port": self.port}}))
     }
 
-    fn starts(&self, daemon: &Daemon) -> usize {
+    /// How often it was started.
+    fn starts(daemon: &Daemon) -> usize {
         let journal = fs::read_to_string(daemon.path(JOURNAL)).unwrap_or_default();
         let lives = journal.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         lives.filter(|life| life["role"] == "leader" && life["event"] == "start").count()
@@ -101,7 +102,7 @@ fn twenty_first_requests_start_it_once_and_all_are_answered() {
             });
         }
     });
-    assert_eq!(service.starts(&daemon), 1);
+    assert_eq!(Service::starts(&daemon), 1);
     let shown = status(&daemon);
     let llama = &shown["services"]["llama"];
     assert_eq!((&llama["state"], &llama["starts"]), (&json!("ready"), &json!(1)));
@@ -121,7 +122,7 @@ fn twenty_first_requests_start_it_once_and_all_are_answered() {
     let error = status(&daemon)["services"]["llama"]["last_error"].to_string();
     assert!(error.contains("SIGKILL"), "{error}");
     assert_answers(&daemon);
-    assert_eq!(service.starts(&daemon), 2);
+    assert_eq!(Service::starts(&daemon), 2);
     assert_ne!(pid(&daemon), first);
 
     // And it ends with the daemon.
@@ -178,7 +179,7 @@ fn the_switch_is_for_requests_and_not_for_people() {
         .reply(daemon.addr())
         .error(502, "err_backend_unavailable");
     assert!(error["hint"].as_str().expect("a text").contains("autostart_enabled"), "{error}");
-    assert_eq!(service.starts(&daemon), 0);
+    assert_eq!(Service::starts(&daemon), 0);
     let reply = order(&daemon, "start", &json!({"service": "llama"}));
     assert_eq!(
         (reply.status(), &reply.json()["state"]),
@@ -197,7 +198,7 @@ fn the_switch_is_for_requests_and_not_for_people() {
     assert_eq!(put.reply(daemon.addr()).json(), json!({"enabled": true}));
     assert_eq!(status(&daemon)["enabled"], true);
     assert_answers(&daemon);
-    assert_eq!(service.starts(&daemon), 2);
+    assert_eq!(Service::starts(&daemon), 2);
     let error = order(&daemon, "start", &json!({"service": "nobody"})).error(404, "err_not_found");
     assert!(error["hint"].as_str().expect("a text").contains("llama"), "{error}");
 }
@@ -233,7 +234,7 @@ fn a_service_outlives_a_daemon_that_is_killed_and_is_taken_over() {
     });
     assert_eq!(pid(&daemon), first);
     assert_answers(&daemon);
-    assert_eq!(service.starts(&daemon), 1);
+    assert_eq!(Service::starts(&daemon), 1);
     daemon.terminate();
     daemon.wait_exit(BOUND);
     service.assert_gone();

@@ -84,7 +84,7 @@ fn a_base_url_without_v1_keeps_its_path_for_all_endpoints() {
 fn a_form_is_passed_on_byte_for_byte_but_for_its_model() {
     let upstream = Upstream::answering("200 OK", "text/plain; charset=utf-8", "hello there\n");
     let daemon = Setup::with(&upstream).start();
-    let audio: String = (0..40_000).map(|n| char::from(b' ' + (n % 90) as u8)).collect();
+    let audio: String = (b' '..b'z').cycle().take(40_000).map(char::from).collect();
     let form = |model: &str| {
         format!(
             "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\n{audio}\r\n--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--XX--\r\n"
@@ -119,7 +119,7 @@ fn a_large_body_waits_on_the_disk_and_arrives_as_it_was() {
         .set("limits", "body_spool_bytes", 10_000)
         .set("limits", "max_buffered_bytes", 100_000)
         .start();
-    let text: String = (0..LARGE).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
+    let text: String = (b'a'..b'w').cycle().take(LARGE).map(char::from).collect();
     let body = |model: &str| format!(r#"{{"input":"{text}","model":"{model}","end":[1]}}"#);
     let before = daemon.fd_count();
     let reply = post("/v1/embeddings", &body("tiny-a")).reply(daemon.addr());

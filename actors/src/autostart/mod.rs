@@ -11,7 +11,6 @@ mod adoption;
 mod ending;
 mod entries;
 mod handlers;
-mod log;
 pub mod messages;
 mod parts;
 mod probe;

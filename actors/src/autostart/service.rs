@@ -44,6 +44,8 @@ pub(super) struct Service {
     pub(super) since: Option<f64>,
     /// Its log could not be shortened, and that has been said.
     pub(super) log_trouble: bool,
+    /// Its log is being shortened.
+    pub(super) shortening: bool,
 }
 
 impl Service {
@@ -62,6 +64,7 @@ impl Service {
             word: "stopped",
             since: None,
             log_trouble: false,
+            shortening: false,
         }
     }
 

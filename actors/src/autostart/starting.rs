@@ -15,8 +15,9 @@ use chat_proxy_core::autostart::environment;
 use chat_proxy_core::autostart::life::Event;
 
 use super::service::Running;
-use super::{AutostartActor, Name, log};
+use super::{AutostartActor, Name};
 use crate::process::{Handle, Held, Spawning, children, hold};
+use crate::program_log as log;
 
 /// The program of a service that lies on a slow disk is not waited for longer: it is known by then.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(10);

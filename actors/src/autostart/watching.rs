@@ -13,10 +13,11 @@ use chat_proxy_core::autostart::life::{Event, Run, Who};
 use chat_proxy_core::engine::state_file::Process;
 
 use super::service::{Running, Service};
-use super::{AutostartActor, Name, log};
+use super::{AutostartActor, Name};
 use crate::clock;
 use crate::process::tree::Look;
 use crate::process::{Handle, children};
+use crate::program_log as log;
 
 /// While a service runs, its processes are listed and its log is looked at this often.
 const HOUSE: Duration = Duration::from_secs(5);
@@ -134,17 +135,22 @@ impl AutostartActor {
     }
 
     fn shorten_log(&mut self, name: &Name, ctx: &mut Context<Self>) {
-        let Some(service) = self.services.get(name) else { return };
+        let Some(service) = self.services.get_mut(name) else { return };
+        // Two at once would copy the same lines.
+        if std::mem::replace(&mut service.shortening, true) {
+            return;
+        }
         let (path, limit) = (service.files.log(), self.parts.log_max_bytes);
         let keep = self.parts.keep_logs;
         let work = tokio::task::spawn_blocking(move || log::shorten(&path, limit, keep));
         let name = name.clone();
         ctx.spawn(work.into_actor(self).map(move |done, actor, _| {
             let Some(service) = actor.services.get_mut(&name) else { return };
+            service.shortening = false;
             match done.map_err(io::Error::other).flatten() {
                 Ok(done) => {
-                    if done {
-                        tracing::info!(service = %name, "a service's log was shortened");
+                    if let Some(done) = done {
+                        tracing::info!(service = %name, ?done, "a service's log was shortened");
                     }
                     service.log_trouble = false;
                 }

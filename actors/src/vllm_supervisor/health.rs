@@ -17,9 +17,9 @@ use chat_proxy_core::engine::probing::Probe;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::log;
 use crate::process::port;
 use crate::process::tree::Tree;
+use crate::program_log as log;
 
 /// A probe of a server on this machine takes no longer.
 const PROBE: Duration = Duration::from_secs(5);

@@ -10,7 +10,6 @@ mod adoption;
 mod effects;
 mod handlers;
 mod health;
-mod log;
 mod memory;
 pub mod messages;
 mod starting;
@@ -44,7 +43,6 @@ use messages::{Ended, SetGoal};
 use watching::{Running, Shortening};
 
 pub use adoption::survivors;
-pub use log::last_lines;
 
 /// What is stuck is looked at again this often.
 const STUCK_LOOK: Duration = Duration::from_secs(5);

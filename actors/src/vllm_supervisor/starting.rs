@@ -16,10 +16,11 @@ use chat_proxy_core::engine::state_file::Phase;
 use chat_proxy_core::engine::{Launch, environment};
 use chat_proxy_core::ids::Generation;
 
-use super::{Running, VllmSupervisor, log};
+use super::{Running, VllmSupervisor};
 use crate::clock;
 use crate::process::cgroup::Cgroup;
 use crate::process::{Handle, Held, Spawning, hold};
+use crate::program_log as log;
 
 /// The program of an engine that lies on a slow disk is not waited for longer: it is known by then.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(10);

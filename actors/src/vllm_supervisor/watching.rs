@@ -13,11 +13,12 @@ use chat_proxy_core::engine::probing::{Probe, Probing, Verdict};
 use chat_proxy_core::engine::state_file::{Phase, Process, StateFile};
 use chat_proxy_core::ids::Generation;
 
-use super::{MEMBERS_LOOK, VllmSupervisor, health, log, memory};
+use super::{MEMBERS_LOOK, VllmSupervisor, health, memory};
 use crate::clock;
 use crate::process::cgroup::Cgroup;
 use crate::process::tree::Look;
 use crate::process::{Handle, identity};
+use crate::program_log as log;
 
 impl VllmSupervisor {
     /// Remembers the engine, hears of its end, and asks whether it is ready.

@@ -17,7 +17,7 @@ const PORT: u16 = 11434;
 /// Whether Ollama takes turns at the GPU with the supervised vLLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// As its address tells: see [`is_here`].
+    /// As its address tells: loopback, its alias, and names without a dot are here.
     #[default]
     Auto,
     /// It does, wherever it is.

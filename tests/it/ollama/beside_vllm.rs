@@ -129,7 +129,7 @@ fn thirty_two_clients_of_both_are_all_answered_and_never_are_both_there() {
             move || {
                 for round in 0..ROUNDS {
                     let model = models[(number + round) % models.len()];
-                    let reply = hello(model, (number + round) % 3 != 0, json!({}))
+                    let reply = hello(model, !(number + round).is_multiple_of(3), json!({}))
                         .reply(engine.daemon.addr());
                     assert_eq!(reply.status(), 200, "{model}: {}", reply.text());
                     let served = model.replace('o', "tiny-o").replace('p', "tiny-p");

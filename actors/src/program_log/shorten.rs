@@ -31,18 +31,18 @@ use crate::rotation;
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::vllm_supervisor) struct Shortened {
+pub(crate) struct Shortened {
     /// Bytes that were taken out of the live file.
-    pub(in crate::vllm_supervisor) moved: u64,
+    pub(crate) moved: u64,
     /// Bytes that it held afterwards.
-    pub(in crate::vllm_supervisor) left: u64,
+    pub(crate) left: u64,
     /// In which way.
-    pub(in crate::vllm_supervisor) how: How,
+    pub(crate) how: How,
 }
 
 /// The way in which a file got shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::vllm_supervisor) enum How {
+pub(crate) enum How {
     /// Its head was taken out; nothing is lost.
     Collapsed,
     /// It was emptied; what was written just then is lost.
@@ -53,11 +53,7 @@ pub(in crate::vllm_supervisor) enum How {
 /// `keep`. `None`: it is small enough, or somebody else is at it, be it to read its tail. After an
 /// error the live file holds what it held, or `<file>.1` does. Blocking: copies up to all of it
 /// and waits for the disk.
-pub(in crate::vllm_supervisor) fn shorten(
-    path: &Path,
-    max_bytes: u64,
-    keep: u32,
-) -> io::Result<Option<Shortened>> {
+pub(crate) fn shorten(path: &Path, max_bytes: u64, keep: u32) -> io::Result<Option<Shortened>> {
     if fs::metadata(path)?.len() <= max_bytes {
         return Ok(None);
     }

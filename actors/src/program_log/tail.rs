@@ -16,11 +16,7 @@ const BLOCK: usize = 32 << 10;
 /// The last `lines` lines, oldest first, of the file's last `max_bytes` bytes; when it has fewer,
 /// those before come from `<file>.1`. A line that `max_bytes` cuts is left out, unless there is no
 /// other. What is not UTF-8 is replaced. Blocking: waits for whoever shortens the file.
-pub(in crate::vllm_supervisor) fn tail(
-    path: &Path,
-    lines: usize,
-    max_bytes: u64,
-) -> io::Result<Vec<String>> {
+pub(crate) fn tail(path: &Path, lines: usize, max_bytes: u64) -> io::Result<Vec<String>> {
     let live = File::open(path)?;
     // While it is shortened the same lines are in both, and then they move. Where there are no
     // locks, nothing is shortened.

@@ -1,7 +1,8 @@
-//! An engine's log: opened anew for each start, shortened while it runs, read at its end.
+//! The log of a program that we started, an engine or a service: opened anew for each start,
+//! shortened while it runs, read at its end.
 //!
 //! Owns: its rotation before a start and during a run, its last lines, and the way from its tail
-//! to the telling line. Must never do: stand between the engine and the file.
+//! to the telling line. Must never do: stand between the program and the file.
 
 mod shorten;
 mod tail;
@@ -14,19 +15,19 @@ use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_k
 
 use crate::rotation;
 
-pub(super) use shorten::shorten;
+pub(crate) use shorten::shorten;
 use tail::tail;
 
 /// As much of a log's end is read at most for its last lines (bytes).
 const MOST: u64 = 8 << 20;
 
-/// The last lines of an engine's log, oldest first. Blocking.
+/// The last lines of a log, oldest first. Blocking.
 pub fn last_lines(path: &Path, lines: usize) -> io::Result<Vec<String>> {
     tail(path, lines, MOST)
 }
 
 /// The file for a new start; what an earlier one wrote is kept beside it.
-pub(super) fn open(path: &Path, keep: u32) -> io::Result<File> {
+pub(crate) fn open(path: &Path, keep: u32) -> io::Result<File> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
@@ -36,8 +37,8 @@ pub(super) fn open(path: &Path, keep: u32) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// The line that tells why the engine ended; `killed`: by a signal. Blocking.
-pub(super) fn why(path: &Path, killed: bool) -> Option<String> {
+/// The line that tells why the program ended; `killed`: by a signal. Blocking.
+pub(crate) fn why(path: &Path, killed: bool) -> Option<String> {
     match end(path) {
         Ok(text) if killed => telling_line_of_the_killed(&text),
         Ok(text) => telling_line(&text),
@@ -56,7 +57,7 @@ fn end(path: &Path) -> io::Result<String> {
 }
 
 /// How much it holds now. It grows, until it is shortened.
-pub(super) fn size(path: &Path) -> u64 {
+pub(crate) fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.len())
 }
 
