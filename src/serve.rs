@@ -257,6 +257,7 @@ impl Daemon {
         let arbiter = self.house.directory.port(|book| book.arbiter.clone());
         // An arbiter that is being rebuilt finds the order in the ledger.
         let _ = arbiter.tell(Drain);
+        self.house.forwarders.cut_waiting();
         let running = self.life.running();
         tracing::info!(running, drain_timeout = ?self.drain_timeout, "draining");
         tokio::select! {

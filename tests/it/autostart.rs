@@ -344,3 +344,20 @@ fn mistakes_in_the_map_stop_the_start_by_name() {
         assert!(Path::new(ended.dir.path()).exists());
     }
 }
+
+#[test]
+fn a_daemon_that_is_told_to_end_does_not_wait_for_a_start() {
+    let service = Service::new(&["--sim-never-ready"]);
+    let mut daemon = service.setup("").start();
+    let waiting = hello("tiny-c", false, json!({})).open(daemon.addr());
+    eventually("it is starting", BOUND, || {
+        (status(&daemon)["services"]["llama"]["state"] == "starting").then_some(())
+    });
+    let begun = Instant::now();
+    daemon.terminate();
+    let mut waiting = waiting;
+    waiting.reply().error(503, "err_draining");
+    assert_eq!(daemon.wait_exit(BOUND).code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    service.assert_gone();
+}

@@ -20,6 +20,8 @@ const REMEMBERED: usize = 16;
 pub(super) enum Cut {
     /// All of them: the daemon ends.
     All,
+    /// Those that wait for a load or a service: the daemon drains.
+    Waiting,
     /// Those that use this start of an engine.
     Generation(Generation),
 }
@@ -37,6 +39,7 @@ pub(super) enum CutBy {
 #[derive(Default)]
 pub(super) struct Switch {
     all: Cell<bool>,
+    waiting: Cell<bool>,
     generations: RefCell<Vec<Generation>>,
     members: RefCell<Vec<Weak<Member>>>,
 }
@@ -44,6 +47,7 @@ pub(super) struct Switch {
 #[derive(Default)]
 struct Member {
     generation: Cell<Option<Generation>>,
+    waits: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -70,6 +74,7 @@ impl Switch {
     pub(super) fn cut(&self, order: Cut) {
         match order {
             Cut::All => self.cut_all(),
+            Cut::Waiting => self.cut_waiting(),
             Cut::Generation(generation) => self.cut_generation(generation),
         }
     }
@@ -79,6 +84,16 @@ impl Switch {
         self.all.set(true);
         for member in self.members.take().iter().filter_map(Weak::upgrade) {
             member.wake();
+        }
+    }
+
+    /// Cuts those that wait for a load or a service, now and later.
+    pub(super) fn cut_waiting(&self) {
+        self.waiting.set(true);
+        for member in self.members.borrow().iter().filter_map(Weak::upgrade) {
+            if member.waits.get() {
+                member.wake();
+            }
         }
     }
 
@@ -112,9 +127,14 @@ impl CutSignal {
         self.member.generation.set(generation);
     }
 
+    /// From now on the request waits for a load or a service, or does not.
+    pub(super) fn waits(&self, waits: bool) {
+        self.member.waits.set(waits);
+    }
+
     /// Ready once the request is cut.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<CutBy> {
-        if self.switch.all.get() {
+        if self.switch.all.get() || self.switch.waiting.get() && self.member.waits.get() {
             return Poll::Ready(CutBy::Daemon);
         }
         if let Some(generation) = self.member.generation.get()
@@ -142,6 +162,25 @@ mod tests {
         switch.cut_all();
         assert_eq!(waiting.await.ok(), Some(CutBy::Daemon));
         let late = switch.subscribe();
+        assert_eq!(poll_fn(|cx| late.poll(cx)).await, CutBy::Daemon);
+    }
+
+    #[actix_rt::test]
+    async fn those_who_wait_are_cut_when_the_daemon_drains_and_no_others() {
+        let switch = Rc::new(Switch::default());
+        let signals = [true, false].map(|waits| {
+            let signal = switch.subscribe();
+            signal.waits(waits);
+            actix_rt::spawn(async move { poll_fn(|cx| signal.poll(cx)).await })
+        });
+        actix_rt::task::yield_now().await;
+        switch.cut_waiting();
+        let [waits, flows] = signals;
+        assert_eq!(waits.await.ok(), Some(CutBy::Daemon));
+        assert!(!flows.is_finished());
+        flows.abort();
+        let late = switch.subscribe();
+        late.waits(true);
         assert_eq!(poll_fn(|cx| late.poll(cx)).await, CutBy::Daemon);
     }
 

@@ -133,6 +133,8 @@ struct Started {
     switches: Vec<mpsc::UnboundedSender<Cut>>,
     /// Requests have been cut: those of threads that come later are cut at once.
     cut: bool,
+    /// The same of those that wait.
+    waiting_cut: bool,
 }
 
 /// What a thread has of its forwarder.
@@ -185,6 +187,9 @@ impl ForwarderFactory {
         if started.cut {
             switch.cut_all();
         }
+        if started.waiting_cut {
+            switch.cut_waiting();
+        }
         let cutting = switch.clone();
         actix_rt::spawn(async move {
             while let Some(order) = orders.recv().await {
@@ -199,6 +204,13 @@ impl ForwarderFactory {
         let mut started = self.started();
         started.cut = true;
         started.tell(Cut::All);
+    }
+
+    /// Refuses the requests of every thread that wait for a load or a service.
+    pub fn cut_waiting(&self) {
+        let mut started = self.started();
+        started.waiting_cut = true;
+        started.tell(Cut::Waiting);
     }
 
     /// Ends the requests that use one start of an engine, on every thread.

@@ -1,6 +1,7 @@
 //! Waiting for something else than a turn, on behalf of a client.
 //!
-//! Owns: what the client is told meanwhile, and that the wait ends when the client goes. Must never
+//! Owns: what the client is told meanwhile, and that the wait ends when the client goes, or the daemon
+//! drains. Must never
 //! do: bound the wait; whoever is waited for does.
 
 use std::future::{Future, poll_fn};
@@ -24,6 +25,7 @@ pub(super) async fn wait<T>(
     let every = shared.settings.heartbeat.limit().filter(|_| stream);
     let mut heart = Heart::new(every, reply.heard());
     let mut what = pin!(what);
+    reply.waits(true);
     loop {
         let ended = poll_fn(|cx| {
             if let Poll::Ready(why) = reply.poll_interrupt(cx) {
@@ -35,6 +37,7 @@ pub(super) async fn wait<T>(
             heart.poll(cx).map(|()| Ok(None))
         });
         if let Some(outcome) = ended.await? {
+            reply.waits(false);
             return Ok(outcome);
         }
         reply.comfort(&format!("position 0, {state}"), transcript);

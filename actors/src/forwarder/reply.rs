@@ -88,6 +88,11 @@ impl Reply {
         self.cut.uses(generation);
     }
 
+    /// From now on the request waits for a load or a service, or does not.
+    pub(super) fn waits(&self, waits: bool) {
+        self.cut.waits(waits);
+    }
+
     /// Whether the head of a stream has been sent.
     pub(super) fn is_streaming(&self) -> bool {
         matches!(self.state, State::Streaming(_))
