@@ -1,6 +1,6 @@
-//! One daemon for one state file: a lock beside it.
+//! One daemon for one state file, and for one directory of services: a lock beside each.
 //!
-//! Owns: `owner.lock`, held for as long as the daemon may start and stop engines. The kernel lets
+//! Owns: `owner.lock`, held for as long as the daemon may start and stop what it stands for. The kernel lets
 //! it go when the process ends, however that happens. Must never do: trust that the file exists;
 //! only the lock on it means something.
 
@@ -30,6 +30,10 @@ pub(crate) enum LockError {
         "another daemon ({owner}) has {path} and the engine that goes with it: stop it, or give this one a state file of its own with CHAT_PROXY_VLLM_STATE_PATH"
     )]
     Taken { path: PathBuf, owner: String, alive: bool },
+    #[error(
+        "another daemon ({owner}) has {path} and the services that go with it: stop it, or start this one in another directory"
+    )]
+    ServicesTaken { path: PathBuf, owner: String },
     #[error("cannot lock {path}: {error}")]
     Io { path: PathBuf, error: io::Error },
 }
@@ -49,6 +53,14 @@ impl OwnerLock {
                 other => return other,
             }
         }
+    }
+
+    /// Takes the lock of a directory of runfiles.
+    pub(crate) fn of_services(dir: &Path) -> Result<OwnerLock, LockError> {
+        Self::take(&dir.join("runfiles")).map_err(|error| match error {
+            LockError::Taken { path, owner, .. } => LockError::ServicesTaken { path, owner },
+            other => other,
+        })
     }
 
     fn try_take(state_path: &Path) -> Result<OwnerLock, LockError> {

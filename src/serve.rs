@@ -30,6 +30,7 @@ use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::process::children;
 use chat_proxy_actors::registry::Reload;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
+use chat_proxy_core::autostart::Adapter;
 use chat_proxy_core::config::Settings;
 use chat_proxy_core::engine::lifecycle::LifecycleRules;
 use tokio::signal::unix::{SignalKind, signal};
@@ -114,6 +115,8 @@ struct Daemon {
     keep_engine: bool,
     /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
     lock: Option<OwnerLock>,
+    /// The same for services; `None`: there are none, and another daemon may have some here.
+    _services: Option<OwnerLock>,
 }
 
 /// Serves until told to stop. `orders` is started when everything is up.
@@ -130,11 +133,12 @@ where
     let state_path = Path::new(&settings.vllm.vllm_state_path);
     let single_port = settings.vllm.vllm_single_port;
     let lock = single_port.then(|| OwnerLock::take(state_path)).transpose()?;
+    let services = services_lock(&settings)?;
     if let Err(error) = children::take_in() {
         tracing::warn!(%error, "what engines leave behind may stay a zombie, or unknown");
     }
     let log_thread = Arbiter::new();
-    let house = wiring::build(&settings, directory, log, &log_thread)?;
+    let house = wiring::build(&settings, directory, log, &log_thread, services.is_some())?;
     let life = Life::begin();
     let drain_timeout = settings.server.drain_timeout_s.get();
     let rules = settings::lifecycle(&settings);
@@ -153,11 +157,31 @@ where
         services_budget,
         keep_engine,
         lock,
+        _services: services,
     };
     // Signals are heard before anybody is told that we are there.
     let orders = orders(Ready { addrs: addrs.clone() })?;
     announce(&addrs, any_port)?;
     daemon.until_stopped(server, orders).await
+}
+
+/// The right to the services of this directory. A daemon that has none itself leaves them to whoever
+/// has it.
+fn services_lock(settings: &Settings) -> Result<Option<OwnerLock>, LockError> {
+    let dir = settings::services_dir();
+    let programs = settings::autostart(settings);
+    let has_some = programs.services().iter().any(|s| matches!(s.adapter, Adapter::Shell(_)));
+    if !has_some && !dir.exists() {
+        return Ok(None);
+    }
+    match OwnerLock::of_services(&dir) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::ServicesTaken { owner, .. }) if !has_some => {
+            tracing::info!(owner, "services of this directory are another daemon's");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// How long an engine's end may take.

@@ -128,6 +128,11 @@ pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
     ForwardSettings::of(settings, Arc::new(autostart(settings)))
 }
 
+/// Where services' runfiles are.
+pub(crate) fn services_dir() -> PathBuf {
+    Path::new(STATE_DIR).join("autostart")
+}
+
 /// The services that are started on demand.
 pub(crate) fn autostart(settings: &Settings) -> Plan {
     let autostart = &settings.autostart;

@@ -6,8 +6,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use actix::Actor;
+use chat_proxy_actors::autostart::messages::StopAll;
+use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Preload, Switch, left_over};
 use chat_proxy_actors::guard::{Guard, Role};
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::port::Port;
@@ -33,6 +36,61 @@ pub(crate) fn run(settings: &Settings, dry_run: bool) -> ExitCode {
 }
 
 fn sweep(settings: &Settings, state_path: &Path, dry_run: bool) -> Result<(), String> {
+    sweep_engine(settings, state_path, dry_run)?;
+    sweep_services(settings, dry_run)
+}
+
+/// Services, too, outlive a daemon that was killed.
+fn sweep_services(settings: &Settings, dry_run: bool) -> Result<(), String> {
+    let (out, dir) = (&mut io::stdout(), settings::services_dir());
+    if !dir.exists() {
+        return Ok(());
+    }
+    let lock = (!dry_run).then(|| OwnerLock::of_services(&dir)).transpose();
+    let _lock = lock.map_err(|error| error.to_string())?;
+    let left = left_over(&dir);
+    for (name, pids) in &left {
+        say(out, &format!("{} processes are left of the service {name}:", pids.len()));
+        for pid in pids {
+            say(out, &format!("  {}", identity::describe(*pid)));
+        }
+    }
+    if dry_run || left.is_empty() {
+        return Ok(());
+    }
+    actix_rt::System::new().block_on(end_services(settings))?;
+    let still: Vec<String> = left_over(&dir).into_keys().collect();
+    if still.is_empty() {
+        say(out, "nothing is left of any service");
+        return Ok(());
+    }
+    Err(format!("what is left of {} cannot be ended", still.join(", ")))
+}
+
+/// An actor without services ends whatever it finds.
+async fn end_services(settings: &Settings) -> Result<(), String> {
+    let stop_timeout = settings.autostart.autostart_stop_timeout_s.get();
+    let parts = AutostartParts {
+        plan: Arc::default(),
+        dir: settings::services_dir(),
+        owns: true,
+        enabled: Switch::default(),
+        keep_on_exit: false,
+        stop_timeout,
+        log_max_bytes: u64::MAX,
+        keep_logs: 0,
+        secrets: settings::secret_variables(settings),
+        registry: chat_proxy_actors::registry::RegistryView::default(),
+        entries: Arc::new(|_| Box::pin(async { Ok(()) })),
+        preload: Preload::default(),
+    };
+    let actor = AutostartActor::new(parts, Guard::unwatched(Role::Autostart)).start();
+    let budget = stop_timeout + settings::KILL_GRACE * 2;
+    let ended = actor.send(StopAll).timeout(budget).await;
+    ended.map_err(|error| format!("what is left did not end in time: {error}"))
+}
+
+fn sweep_engine(settings: &Settings, state_path: &Path, dry_run: bool) -> Result<(), String> {
     let out = &mut io::stdout();
     // Before anything is looked at: a daemon's engine is not left over.
     let lock = (!dry_run).then(|| OwnerLock::take(state_path)).transpose();

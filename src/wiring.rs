@@ -69,6 +69,7 @@ pub(crate) fn build(
     directory: Directory,
     log: LogHandle,
     log_thread: &Arbiter,
+    owns_services: bool,
 ) -> Result<House, ServeError> {
     let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
     let rolling = directory.port(|book| book.metrics.clone());
@@ -111,7 +112,13 @@ pub(crate) fn build(
         (Role::Ollama, ollama(asker(settings, &registry, &directory), &directory)),
         (
             Role::Autostart,
-            autostart(services(settings, &starts, &registry, &ledger, &directory), &directory),
+            autostart(
+                AutostartParts {
+                    owns: owns_services,
+                    ..services(settings, &starts, &registry, &ledger, &directory)
+                },
+                &directory,
+            ),
         ),
         (
             Role::Vllm,
@@ -232,7 +239,8 @@ fn services(
     let view = registry.clone();
     AutostartParts {
         plan: Arc::new(settings::autostart(settings)),
-        dir: Path::new(settings::STATE_DIR).join("autostart"),
+        dir: settings::services_dir(),
+        owns: true,
         enabled: starts.clone(),
         keep_on_exit: settings.server.keep_backends_on_exit,
         stop_timeout: settings.autostart.autostart_stop_timeout_s.get(),

@@ -361,3 +361,35 @@ fn a_daemon_that_is_told_to_end_does_not_wait_for_a_start() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     service.assert_gone();
 }
+
+#[test]
+fn what_a_dead_daemon_left_is_swept_and_a_living_ones_is_not() {
+    let service = Service::new(&["--sim-leave-child=daemon"]);
+    let mut daemon = service.setup("").start();
+    assert_answers(&daemon);
+    let (code, said) = daemon.program(&["sweep"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("owner.lock"), "{said}");
+    assert_answers(&daemon);
+    daemon.kill();
+    let (code, said) = daemon.program(&["sweep", "--dry-run"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 processes are left of the service llama"), "{said}");
+    let (code, said) = daemon.program(&["sweep"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nothing is left of any service"), "{said}");
+    assert!(crate::support::engines::families(service.port).is_empty());
+    service.assert_gone();
+}
+
+#[test]
+fn two_daemons_do_not_share_a_directory_of_services() {
+    let service = Service::new(&[]);
+    let daemon = service.setup("").start();
+    assert_answers(&daemon);
+    let state = ("CHAT_PROXY_VLLM_STATE_PATH", "elsewhere/active.json");
+    let (code, said) = daemon.program_with(&["serve"], &[state]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("autostart/owner.lock") && said.contains("services"), "{said}");
+    assert_answers(&daemon);
+}

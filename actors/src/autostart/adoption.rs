@@ -44,6 +44,9 @@ struct Survivor {
 impl AutostartActor {
     /// Takes over what the runfiles name and the settings still want; ends the rest.
     pub(super) fn look_around(&mut self, ctx: &mut Context<Self>) {
+        if !self.parts.owns {
+            return self.has_looked(ctx);
+        }
         let (dir, plan) = (self.parts.dir.clone(), self.parts.plan.clone());
         let work = async move {
             let at = dir.clone();
@@ -74,6 +77,26 @@ impl AutostartActor {
         tracing::info!(service = %name, pid = process.pid, ready, "a running service is taken over");
         self.apply(&name, Event::Found { process, ready }, ctx);
     }
+}
+
+/// Living processes that services have left, by service. Blocking: reads the environment of every
+/// process.
+pub fn left_over(dir: &Path) -> BTreeMap<String, Vec<i32>> {
+    let boot = identity::boot_id().unwrap_or_default();
+    let pids = |left: Left| {
+        let record = left.record.filter(|record| record.boot == boot);
+        let named = record.into_iter().flat_map(|r| std::iter::once(r.leader).chain(r.members));
+        let mut pids: Vec<i32> = named
+            .filter(|process| identity::is_alive(*process))
+            .chain(left.marked)
+            .map(|process| process.pid)
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    };
+    let all = what_is_left(dir).into_iter().map(|(name, left)| (name, pids(left)));
+    all.filter(|(_, pids)| !pids.is_empty()).collect()
 }
 
 /// By service. Blocking: reads the environment of every process.

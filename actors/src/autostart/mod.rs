@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 use crate::client::Clients;
 use crate::clock;
 use crate::guard::Guard;
+pub use adoption::left_over;
 use entries::EntryService;
 pub use parts::{AutostartParts, Entries, Preload, Switch};
 use service::Service;
@@ -192,7 +193,7 @@ impl AutostartActor {
 
     /// We know what there is: whoever came early gets his turn, and what is to run from the
     /// beginning is started.
-    fn has_looked(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn has_looked(&mut self, ctx: &mut Context<Self>) {
         self.looked = true;
         for work in std::mem::take(&mut self.early) {
             work(self, ctx);

@@ -27,6 +27,9 @@ pub struct AutostartParts {
     pub plan: Arc<Plan>,
     /// Where the runfiles are.
     pub dir: PathBuf,
+    /// What an earlier daemon left there is ours; else it is another one's, and there are no programs
+    /// among our services.
+    pub owns: bool,
     /// Whether requests start services.
     pub enabled: Switch,
     /// At shutdown services are left to the next daemon.

@@ -81,6 +81,7 @@ fn house(table: Table) -> House {
 fn house_with(table: Table, change: impl Fn(&mut AutostartParts)) -> House {
     let dir = tempfile::tempdir().unwrap();
     let mut parts = AutostartParts {
+        owns: true,
         plan: plan(dir.path(), &[(SVC, table)]),
         dir: dir.path().join("run"),
         enabled: true.into(),

@@ -204,7 +204,13 @@ impl Daemon {
 
     /// Runs another program in the daemon's directory to its end: exit code, and what it says.
     pub fn program(&self, args: &[&str]) -> (Option<i32>, String) {
+        self.program_with(args, &[])
+    }
+
+    /// The same, with further variables.
+    pub fn program_with(&self, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = program_in(self.dir.path(), args, &self.env);
+        command.envs(env.iter().copied());
         let output = command.stderr(Stdio::piped()).output().expect("the program");
         let said = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(said).expect("a text"))

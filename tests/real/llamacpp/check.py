@@ -134,13 +134,13 @@ class Checks:
 
     def completions_are_relayed_whole_and_streamed(self):
         raw = self.sdk.completions.with_raw_response.create(
-            model="tiny", prompt="hello", max_tokens=6, temperature=0)
+            model="tiny", prompt="<|hello|>", max_tokens=6, temperature=0)
         answer = raw.parse()
         assert raw.headers["x-imageworks-model"] == "tiny"
         assert answer.object == "text_completion" and answer.model == "tiny-gguf", answer
         assert answer.usage.completion_tokens > 0, answer
         chunks = list(self.sdk.completions.create(
-            model="tiny", prompt="hello", max_tokens=6, temperature=0, stream=True))
+            model="tiny", prompt="<|hello|>", max_tokens=6, temperature=0, stream=True))
         text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
         assert text == answer.choices[0].text, (text, answer)
 
