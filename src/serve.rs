@@ -3,33 +3,31 @@
 //! Start: listeners are bound, the log is opened and the engine's lock is taken before anything
 //! runs, so that a start that cannot succeed leaves nothing behind. End (SPEC 11), each step with
 //! its own bound:
-//! 1. refuse new requests (503), keep listening; refuse those that wait for a turn;
+//! 1. refuse new requests (503), keep listening; refuse those that wait for a turn, a load or a service;
 //! 2. wait for running requests, at most `drain_timeout_s` or until a second signal;
 //! 3. cut the rest: each gets its error event;
 //! 4. stop the HTTP server;
-//! 5. stop the engine, and prove it gone; a second signal kills it at once (with
-//!    `keep_backends_on_exit`: leave it to the next daemon);
+//! 5. stop the engine and the services, and prove them gone; a second signal kills the engine at once
+//!    (with `keep_backends_on_exit`: leave them to the next daemon);
 //! 6. flush the request log;
 //! 7. stop the log writer's thread.
+
+mod ending;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
-use chat_proxy_actors::autostart::messages::StopAll;
 use chat_proxy_actors::directory::Directory;
-use chat_proxy_actors::gpu_arbiter::messages::Drain;
 use chat_proxy_actors::guard::Role;
-use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::process::children;
 use chat_proxy_actors::registry::Reload;
-use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use chat_proxy_core::autostart::Adapter;
 use chat_proxy_core::config::Settings;
 use chat_proxy_core::engine::lifecycle::LifecycleRules;
@@ -273,123 +271,6 @@ impl Daemon {
             // Its successor reads the files in any case.
             tracing::warn!(%error, "the registry's reader is being rebuilt");
         }
-    }
-
-    async fn shut_down(&self, orders: &mut mpsc::Receiver<Order>) {
-        self.life.drain();
-        self.house.ledger.drain();
-        let arbiter = self.house.directory.port(|book| book.arbiter.clone());
-        // An arbiter that is being rebuilt finds the order in the ledger.
-        let _ = arbiter.tell(Drain);
-        self.house.forwarders.cut_waiting();
-        let running = self.life.running();
-        tracing::info!(running, drain_timeout = ?self.drain_timeout, "draining");
-        tokio::select! {
-            () = self.life.idle() => {}
-            () = tokio::time::sleep(self.drain_timeout) => {
-                tracing::warn!(running = self.life.running(), "drain timeout: cutting requests");
-            }
-            () = second_stop(orders) => {
-                tracing::warn!(running = self.life.running(), "told twice: cutting requests");
-            }
-        }
-        self.life.cut();
-        self.house.forwarders.cut_all();
-        if tokio::time::timeout(CUT_GRACE, self.life.idle()).await.is_err() {
-            tracing::warn!(running = self.life.running(), "some clients did not take their end");
-        }
-        let stop = self.server.stop(true);
-        if tokio::time::timeout(STOP_GRACE, stop).await.is_err() {
-            tracing::warn!("the HTTP server did not stop in time");
-        }
-        // Both at once: neither needs the other.
-        tokio::join!(self.stop_engine(orders), self.stop_services());
-        self.close_log().await;
-    }
-
-    /// Stops the services that we started, unless they are to run on.
-    async fn stop_services(&self) {
-        let services = self.house.directory.port(|book| book.autostart.clone());
-        let until = Instant::now() + self.services_budget;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match services.ask(StopAll, left).await {
-                Ok(()) => return,
-                Err(_) if Instant::now() >= until => {
-                    return tracing::error!("a service did not end in time and was left behind");
-                }
-                // It died over it: its successor is asked.
-                Err(_) => tokio::time::sleep(LOOK).await,
-            }
-        }
-    }
-
-    /// Stops the engine, unless it is to run on; a second signal kills it at once.
-    async fn stop_engine(&self, orders: &mut mpsc::Receiver<Order>) {
-        if self.lock.is_none() {
-            return;
-        }
-        let stopping = tokio::time::timeout(self.engine_budget, self.ask_for_end());
-        tokio::pin!(stopping);
-        let ended = tokio::select! {
-            ended = &mut stopping => ended,
-            () = second_stop(orders) => {
-                tracing::warn!("told twice: the engine is killed");
-                let supervisor = self.house.directory.port(|book| book.vllm.clone());
-                if let Err(error) = supervisor.tell(Hurry) {
-                    tracing::warn!(%error, "the supervisor did not hear it");
-                }
-                stopping.await
-            }
-        };
-        match ended {
-            Ok(Ended::Clean) => {}
-            Ok(Ended::Kept(model, pid)) => {
-                tracing::info!(%model, pid, "the engine runs on, for the next daemon; `sweep` ends it");
-            }
-            Ok(Ended::Left(what)) => tracing::error!(what, "an engine was left behind"),
-            Err(_) => tracing::error!("the engine did not end in time and was left behind"),
-        }
-    }
-
-    /// Asks until somebody answers: a supervisor that dies now is rebuilt and takes the engine over.
-    async fn ask_for_end(&self) -> Ended {
-        let supervisor = self.house.directory.port(|book| book.vllm.clone());
-        let mut told = false;
-        loop {
-            match supervisor.ask(ShutDown { keep: self.keep_engine }, self.engine_budget).await {
-                Ok(ended) => return ended,
-                Err(error) if !std::mem::replace(&mut told, true) => {
-                    tracing::warn!(%error, "the supervisor does not answer");
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Asks until somebody answers: a writer that dies now is rebuilt and goes on with the queue.
-    async fn flush_log(&self) -> FlushReport {
-        loop {
-            match self.house.audience.log.flush(FLUSH_GRACE).await {
-                Ok(report) => return report,
-                Err(error) => tracing::debug!(%error, "the log's writer does not answer"),
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn close_log(&self) {
-        match tokio::time::timeout(FLUSH_GRACE, self.flush_log()).await {
-            Ok(report) => tracing::info!(
-                written = report.written,
-                dropped = report.dropped,
-                "request log closed"
-            ),
-            Err(late) => tracing::error!(%late, "the request log was not flushed"),
-        }
-        self.house.ending.begin();
-        self.log_thread.stop();
     }
 }
 

@@ -1,21 +1,21 @@
 //! `GpuArbiter`: says who may use the GPU.
 //!
 //! Owns: the queue and the resident (core: `gpu::Scheduler`), and the replies of those who wait.
-//! Accepts: [`Admit`], [`Abandon`], [`Activate`], [`Deactivate`], [`EngineChanged`],
-//! [`OllamaVacated`], [`Drain`], [`GetStatus`]; hears of permits that come back. Emits: goals to the
-//! `VllmSupervisor`, orders to vacate to the `OllamaActor`, permits, orders to cut. Stops with the daemon. Restarts: what holds the GPU is learnt from the
-//! supervisor's report and the ledger; those who waited ask again. Must never do: decide, wait for
+//! Accepts: its [`messages`]; hears of permits that come back. Emits: goals to the `VllmSupervisor`,
+//! orders to vacate to the `OllamaActor`, permits, orders to cut. Stops with the daemon. Restarts: what
+//! holds the GPU is learnt from the supervisor's report and the ledger; those who waited ask again. Must never do: decide, wait for
 //! another actor, or keep a count that a permit's drop does not keep right.
 
+mod handlers;
 pub mod messages;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Stopping, Waiter,
+    Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Waiter,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
@@ -31,10 +31,7 @@ use crate::permits::PermitLedger;
 use crate::port::Port;
 use crate::registry::ShowActivity;
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
-use messages::{
-    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, OllamaForgot,
-    OllamaVacated, Outcome, Progress, Queued, StartsChanged, Status, WaitStage,
-};
+use messages::{Outcome, Progress, Queued, Status, WaitStage};
 
 /// What an arbiter is made from; the same for each that is built.
 #[derive(Clone)]
@@ -290,129 +287,6 @@ impl Actor for GpuArbiter {
         }
         // A supervisor that is not there yet reports by itself when it begins.
         let _ = self.parts.announce.tell(Announce);
-    }
-}
-
-impl Handler<Admit> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
-        let Admit { ticket, tenant, arrived, refused_by, progress, reply } = admit;
-        let model = told_name(&tenant);
-        self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
-        let waiter = Waiter {
-            ticket,
-            tenant,
-            purpose: Purpose::Request,
-            arrived,
-            asked: clock::now(),
-            refused_by,
-        };
-        self.apply(Event::Admit(waiter), ctx);
-    }
-}
-
-impl Handler<Activate> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, activate: Activate, ctx: &mut Self::Context) {
-        let Activate { ticket, tenant, reply } = activate;
-        let model = told_name(&tenant);
-        self.waiting.insert(ticket, Waiting { model, reply, progress: None });
-        let now = clock::now();
-        let waiter = Waiter {
-            ticket,
-            tenant,
-            purpose: Purpose::Activate,
-            arrived: now,
-            asked: now,
-            refused_by: None,
-        };
-        self.apply(Event::Admit(waiter), ctx);
-    }
-}
-
-impl Handler<Abandon> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, Abandon(ticket): Abandon, ctx: &mut Self::Context) {
-        if self.waiting.remove(&ticket).is_some() {
-            self.apply(Event::Abandon(ticket), ctx);
-        }
-    }
-}
-
-impl Handler<Deactivate> for GpuArbiter {
-    type Result = actix::MessageResult<Deactivate>;
-
-    fn handle(&mut self, order: Deactivate, ctx: &mut Self::Context) -> Self::Result {
-        let Deactivate { side, force } = order;
-        let met: Stopping = self.core.stopping(side);
-        self.apply(Event::Deactivate { side, force }, ctx);
-        actix::MessageResult(met)
-    }
-}
-
-impl Handler<EngineChanged> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, changed: EngineChanged, ctx: &mut Self::Context) {
-        let EngineChanged { report, fresh } = changed;
-        let in_flight =
-            report.held.as_ref().map_or(0, |held| self.parts.ledger.in_flight(held.generation));
-        self.parts.ledger.used(report.newest);
-        self.apply(Event::Engine { report, in_flight, fresh }, ctx);
-    }
-}
-
-impl Handler<OllamaVacated> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, news: OllamaVacated, ctx: &mut Self::Context) {
-        self.apply(Event::Vacated(news.generation, news.given), ctx);
-    }
-}
-
-impl Handler<OllamaForgot> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, _: OllamaForgot, ctx: &mut Self::Context) {
-        self.apply(Event::OllamaForgot, ctx);
-    }
-}
-
-impl Handler<LedgerChanged> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, _: LedgerChanged, ctx: &mut Self::Context) {
-        if let Some(generation) = self.current() {
-            let count = self.parts.ledger.in_flight(generation);
-            self.apply(Event::InFlight(generation, count), ctx);
-        }
-    }
-}
-
-impl Handler<StartsChanged> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, _: StartsChanged, ctx: &mut Self::Context) {
-        self.apply(Event::Tick, ctx);
-    }
-}
-
-impl Handler<Drain> for GpuArbiter {
-    type Result = ();
-
-    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.apply(Event::Drain, ctx);
-    }
-}
-
-impl Handler<GetStatus> for GpuArbiter {
-    type Result = Status;
-
-    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> Status {
-        self.status()
     }
 }
 

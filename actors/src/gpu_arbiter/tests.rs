@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::messages::*;
 use super::*;
 use crate::guard::Role;
 use crate::permits::Permit;
@@ -12,6 +13,7 @@ use crate::testing::{Inbox, PATIENCE, launch, recorder};
 use actix::Addr;
 use chat_proxy_core::engine::{Cause, EngineReport, Held, Phase};
 use chat_proxy_core::gpu::Side;
+use chat_proxy_core::gpu::scheduler::Stopping;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot::Receiver;
 

@@ -20,6 +20,7 @@
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
 //! one has come nothing is decided.
 
+mod loading;
 mod ollama;
 mod reports;
 mod turns;
@@ -27,11 +28,10 @@ mod types;
 mod waiters;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::lifecycle::Moment;
-use crate::engine::{Broken, Held, Launch};
+use crate::engine::{Broken, Held};
 use crate::gpu::{Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
@@ -302,80 +302,6 @@ impl Scheduler {
             Gpu::Resident(_) => self.serve(now, out),
             Gpu::Clearing(_) => self.cut_late(now, out),
         }
-    }
-
-    /// Empty => (Loading | Resident | Clearing), for whoever goes first.
-    fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let vacant = std::mem::take(&mut self.vacant);
-        let Some(next) = self.waiters.first() else {
-            self.decided = None;
-            return;
-        };
-        let (tenant, reason) = (next.tenant.clone(), next.purpose.reason());
-        if self.decided.is_none() {
-            self.decided = Some((now, reason));
-            out.push(Effect::SwapBegan { from: None, to: tenant.id(), reason });
-        }
-        match tenant {
-            Tenant::Ollama => self.open_ollama(now, out),
-            Tenant::Vllm(_) if self.rules.beside_ollama && !vacant => self.vacate(now, out),
-            Tenant::Vllm(launch) => self.run(launch, now, out),
-        }
-    }
-
-    /// Any => Loading, under a new number.
-    fn run(&mut self, launch: Arc<Launch>, now: Moment, out: &mut Vec<Effect>) {
-        self.newest = Generation(self.newest.0 + 1);
-        self.alone = None;
-        out.push(Effect::Run(self.newest, launch.clone()));
-        self.gpu = Gpu::Loading(self.newest, launch, now);
-    }
-
-    /// Where requests start nothing, only those stay whose model is there or was asked for by hand.
-    fn refuse_requests(&mut self, out: &mut Vec<Effect>) {
-        let off = |w: &&Waiter| {
-            let id = w.tenant.id();
-            w.purpose == Purpose::Request && !self.serves(&id) && !self.waiters.asked_by_hand(&id)
-        };
-        let refused: Vec<Ticket> = self.waiters.iter().filter(off).map(|w| w.ticket).collect();
-        for ticket in refused {
-            self.waiters.remove(ticket);
-            out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
-        }
-    }
-
-    /// Requests for a model in a crash loop, unless it is there all the same, or comes by hand.
-    fn refuse_broken(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let of = |w: &Waiter| {
-            let id = w.tenant.id();
-            let comes = self.serves(&id) || self.waiters.asked_by_hand(&id);
-            self.broken(&w.tenant, now).filter(|_| !comes).map(|broken| broken.cause(now))
-        };
-        let refused: Vec<_> =
-            self.waiters.iter().filter_map(|w| Some((w.ticket, of(w)?))).collect();
-        for (ticket, cause) in refused {
-            self.waiters.remove(ticket);
-            out.push(Effect::Refuse(ticket, Refusal::Failed(cause)));
-        }
-    }
-
-    /// Loading => Clearing, if nobody waits for it any more: at once where somebody waits for
-    /// another, else after a while.
-    fn reconsider_load(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let Gpu::Loading(generation, launch, _) = &self.gpu else { return };
-        if self.waiters.any_of(&TenantId::from(&**launch)) {
-            self.alone = None;
-            return;
-        }
-        let since = *self.alone.get_or_insert(now);
-        let grace = self.rules.abandoned_grace;
-        let late = grace.is_some_and(|grace| since.saturating_add(grace) <= now);
-        if self.waiters.len() == 0 && !late {
-            return;
-        }
-        let (generation, tenant) = (*generation, launch.clone().into());
-        self.decided = None;
-        self.clear(generation, tenant, now, out);
     }
 
     /// Requests of a dead engine that have not seen it by themselves.

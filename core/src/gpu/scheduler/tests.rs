@@ -11,11 +11,11 @@ mod ollama;
 mod rules;
 mod world;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::*;
 use crate::engine::testing::launches;
-use crate::engine::{Cause, EngineReport, Held, Phase};
+use crate::engine::{Cause, EngineReport, Launch, Phase};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -1,0 +1,136 @@
+//! What the arbiter does with each message: an event of its core.
+//!
+//! Owns: the translation. Must never do: decide.
+
+use actix::Handler;
+use chat_proxy_core::gpu::scheduler::{Event, Purpose, Stopping, Waiter};
+
+use super::messages::{
+    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, OllamaForgot,
+    OllamaVacated, StartsChanged, Status,
+};
+use super::{GpuArbiter, LedgerChanged, Waiting, told_name};
+use crate::clock;
+
+impl Handler<Admit> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
+        let Admit { ticket, tenant, arrived, refused_by, progress, reply } = admit;
+        let model = told_name(&tenant);
+        self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
+        let waiter = Waiter {
+            ticket,
+            tenant,
+            purpose: Purpose::Request,
+            arrived,
+            asked: clock::now(),
+            refused_by,
+        };
+        self.apply(Event::Admit(waiter), ctx);
+    }
+}
+
+impl Handler<Activate> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, activate: Activate, ctx: &mut Self::Context) {
+        let Activate { ticket, tenant, reply } = activate;
+        let model = told_name(&tenant);
+        self.waiting.insert(ticket, Waiting { model, reply, progress: None });
+        let now = clock::now();
+        let waiter = Waiter {
+            ticket,
+            tenant,
+            purpose: Purpose::Activate,
+            arrived: now,
+            asked: now,
+            refused_by: None,
+        };
+        self.apply(Event::Admit(waiter), ctx);
+    }
+}
+
+impl Handler<Abandon> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, Abandon(ticket): Abandon, ctx: &mut Self::Context) {
+        if self.waiting.remove(&ticket).is_some() {
+            self.apply(Event::Abandon(ticket), ctx);
+        }
+    }
+}
+
+impl Handler<Deactivate> for GpuArbiter {
+    type Result = actix::MessageResult<Deactivate>;
+
+    fn handle(&mut self, order: Deactivate, ctx: &mut Self::Context) -> Self::Result {
+        let Deactivate { side, force } = order;
+        let met: Stopping = self.core.stopping(side);
+        self.apply(Event::Deactivate { side, force }, ctx);
+        actix::MessageResult(met)
+    }
+}
+
+impl Handler<EngineChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, changed: EngineChanged, ctx: &mut Self::Context) {
+        let EngineChanged { report, fresh } = changed;
+        let in_flight =
+            report.held.as_ref().map_or(0, |held| self.parts.ledger.in_flight(held.generation));
+        self.parts.ledger.used(report.newest);
+        self.apply(Event::Engine { report, in_flight, fresh }, ctx);
+    }
+}
+
+impl Handler<OllamaVacated> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, news: OllamaVacated, ctx: &mut Self::Context) {
+        self.apply(Event::Vacated(news.generation, news.given), ctx);
+    }
+}
+
+impl Handler<OllamaForgot> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: OllamaForgot, ctx: &mut Self::Context) {
+        self.apply(Event::OllamaForgot, ctx);
+    }
+}
+
+impl Handler<LedgerChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: LedgerChanged, ctx: &mut Self::Context) {
+        if let Some(generation) = self.current() {
+            let count = self.parts.ledger.in_flight(generation);
+            self.apply(Event::InFlight(generation, count), ctx);
+        }
+    }
+}
+
+impl Handler<StartsChanged> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: StartsChanged, ctx: &mut Self::Context) {
+        self.apply(Event::Tick, ctx);
+    }
+}
+
+impl Handler<Drain> for GpuArbiter {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.apply(Event::Drain, ctx);
+    }
+}
+
+impl Handler<GetStatus> for GpuArbiter {
+    type Result = Status;
+
+    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> Status {
+        self.status()
+    }
+}
