@@ -25,6 +25,7 @@ mod errors;
 mod fault_matrix;
 mod front;
 mod heartbeats;
+mod https;
 mod load;
 mod log;
 mod ollama;

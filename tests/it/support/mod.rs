@@ -8,6 +8,7 @@ pub mod expected;
 pub mod gate;
 pub mod ollama;
 pub mod sse;
+pub mod tls;
 pub mod upstream;
 pub mod vllm;
 
