@@ -78,6 +78,8 @@ mod fault {
             "logger" => book.logger.as_ref().map(|addr| addr.do_send(Explode)),
             "arbiter" => book.arbiter.as_ref().map(|addr| addr.do_send(Explode)),
             "vllm" => book.vllm.as_ref().map(|addr| addr.do_send(Explode)),
+            "ollama" => book.ollama.as_ref().map(|addr| addr.do_send(Explode)),
+            "autostart" => book.autostart.as_ref().map(|addr| addr.do_send(Explode)),
             "forwarder" => {
                 state.forwarders.local().do_send(Explode);
                 Some(())

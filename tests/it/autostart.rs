@@ -393,3 +393,19 @@ fn two_daemons_do_not_share_a_directory_of_services() {
     assert!(said.contains("autostart/owner.lock") && said.contains("services"), "{said}");
     assert_answers(&daemon);
 }
+
+#[test]
+fn a_start_survives_the_death_of_whoever_made_it() {
+    let service = Service::new(&["--sim-load-ms", "800"]);
+    let daemon = service.setup("").start();
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| hello("tiny-c", false, json!({})).reply(daemon.addr()));
+        eventually("it is starting", BOUND, || (Service::starts(&daemon) == 1).then_some(()));
+        let told = Ask::post("/v1/debug/panic/autostart", &json!({})).reply(daemon.addr());
+        assert_eq!(told.status(), 204, "{}", told.text());
+        // Whoever asked hears that the start got lost; what was started is not.
+        asking.join().expect("an answer").error(502, "err_backend_unavailable");
+    });
+    assert_answers(&daemon);
+    assert_eq!(Service::starts(&daemon), 1, "it was taken over");
+}

@@ -7,7 +7,8 @@ use serde_json::json;
 use crate::support::engines::{Engined, Sampler, greeting, hello, text_of};
 use crate::support::{Ask, BOUND, Client, End, Engines, alone, eventually, sse};
 
-const ACTORS: [&str; 6] = ["arbiter", "vllm", "registry", "metrics", "logger", "forwarder"];
+const ACTORS: [&str; 8] =
+    ["arbiter", "vllm", "ollama", "autostart", "registry", "metrics", "logger", "forwarder"];
 
 fn explode(it: &Engined, actor: &str) {
     let told = Ask::post(&format!("/v1/debug/panic/{actor}"), &json!({})).reply(it.daemon.addr());

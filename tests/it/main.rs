@@ -17,6 +17,7 @@ mod bodies;
 mod by_hand;
 mod cuts;
 mod deaths;
+mod deaths_beside;
 mod departure;
 mod engine_ends;
 mod engine_failures;
