@@ -238,6 +238,7 @@ impl ApiError {
 pub fn passthrough_retry(status: u16) -> Retry {
     match status {
         400 | 401 | 403 | 404 | 409 | 413 | 504 => Retry::Never,
+        503 => Retry::After(5),
         _ => Retry::Unsaid,
     }
 }

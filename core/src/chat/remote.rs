@@ -36,8 +36,9 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         is_private_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // Mapped and compatible addresses, NAT64, 6to4: an IPv4 address in disguise.
+        // Mapped, translated and compatible addresses, NAT64, 6to4: an IPv4 address in disguise.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => embedded(high, low),
         // NAT64 of local use, discard, Teredo, documentation, benchmarks.
@@ -72,6 +73,7 @@ mod tests {
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
             "::7f00:1",
+            "::ffff:0:7f00:1",
             "64:ff9b::a00:1",
             "64:ff9b:1::1",
             "2002:7f00:1::",

@@ -90,6 +90,26 @@ impl Dialect {
         matches!(self, Dialect::Chat | Dialect::Completions)
     }
 
+    /// Whether its answers can be streams at all.
+    pub fn can_stream(self) -> bool {
+        matches!(
+            self,
+            Dialect::Chat
+                | Dialect::Completions
+                | Dialect::Responses
+                | Dialect::Messages
+                | Dialect::Transcriptions
+        )
+    }
+
+    /// Its whole answers are JSON, whatever their heads say: those of others may be bytes or text.
+    pub fn answers_in_json(self) -> bool {
+        matches!(
+            self,
+            Dialect::Chat | Dialect::Completions | Dialect::Responses | Dialect::Messages
+        )
+    }
+
     /// The body of an error response.
     pub fn error_body(self, error: &ApiError) -> String {
         let mut body = error.body();

@@ -73,18 +73,20 @@ impl EventStream {
         if self.progress != Progress::Flowing {
             return Ok(self.progress);
         }
-        // Some servers leave out the last blank line.
+        // Some servers leave out the last blank line: a last event that is whole counts, half a one is
+        // no end in any dialect.
         let mut rest = self.splitter.rest().to_vec();
         if !rest.trim_ascii().is_empty() {
+            if !is_whole(&rest) {
+                return Err(if self.any_event { Incomplete::BrokeOff } else { Incomplete::Empty });
+            }
             rest.truncate(rest.trim_ascii_end().len());
             rest.extend_from_slice(b"\n\n");
-            let terminal = self.judge(&rest) && self.progress != Progress::Flowing;
-            if terminal {
+            if self.judge(&rest) {
                 out.push(Bytes::from(rest));
-                return Ok(self.progress);
             }
-            if self.ends_with_an_event() {
-                return Err(Incomplete::BrokeOff);
+            if self.progress != Progress::Flowing {
+                return Ok(self.progress);
             }
         }
         if !self.any_event {
@@ -246,6 +248,13 @@ fn kind_of(data: &[u8]) -> Option<Kind<'_>> {
     Some(found)
 }
 
+/// Whether an event without its blank line is all there.
+fn is_whole(event: &[u8]) -> bool {
+    let payload = Payload::of(event);
+    let data = payload.data(event).trim_ascii();
+    data == b"[DONE]" || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
+}
+
 fn error_text(data: &[u8]) -> String {
     let value: Option<serde_json::Value> = serde_json::from_slice(data).ok();
     match value.as_ref().and_then(|value| value.get("error")) {
@@ -343,6 +352,14 @@ mod tests {
         let (stream, told, end) = run(Dialect::Transcriptions, text, 3);
         assert_eq!(told, text.replace(": comment\n\n", ""));
         assert_eq!((end, stream.summary().content_events), (Ok(Progress::Done), 2));
+        for half in ["data: {\"text\":\"a", "data", "event: x"] {
+            let (_, told, end) = run(Dialect::Transcriptions, &format!("{text}{half}"), 4);
+            assert_eq!(end, Err(Incomplete::BrokeOff), "{half:?}");
+            assert_eq!(told, text.replace(": comment\n\n", ""), "{half:?}");
+        }
+        let (_, _, end) =
+            run(Dialect::Transcriptions, &format!("{text}data: {{\"text\":\"a\"}}\n"), 4);
+        assert_eq!(end, Ok(Progress::Done), "only its blank line is missing");
         let done = format!("{text}data: [DONE]\n\ndata: late\n\n");
         assert!(run(Dialect::Transcriptions, &done, 9).1.ends_with("[DONE]\n\n"));
         let (_, _, end) = run(Dialect::Transcriptions, "data: {\"error\":\"x\"}\n\n", 9);

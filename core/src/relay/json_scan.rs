@@ -73,6 +73,7 @@ pub struct JsonScan {
     stream: Option<bool>,
     stream_options: Option<(Map<String, Value>, Range<u64>)>,
     seen: bool,
+    is_empty: bool,
 }
 
 impl Default for JsonScan {
@@ -89,6 +90,7 @@ impl Default for JsonScan {
             stream: None,
             stream_options: None,
             seen: false,
+            is_empty: true,
         }
     }
 }
@@ -128,6 +130,7 @@ impl JsonScan {
             stream: self.stream.unwrap_or_default(),
             stream_options: self.stream_options,
             insert_at: self.insert_at,
+            is_empty: self.is_empty,
             boundary: None,
         })
     }
@@ -241,7 +244,8 @@ impl JsonScan {
                 Inside::Between(Expect::Nothing)
             }
             (Expect::Colon, b':') => {
-                self.field = field(&self.kept);
+                self.is_empty = false;
+                self.field = field(&self.kept)?;
                 Inside::Between(Expect::Value)
             }
             (Expect::Value, _) => return self.value_begins(byte, i),
@@ -320,14 +324,28 @@ fn once(field: &str, twice: bool) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn field(key: &[u8]) -> Field {
+/// Which of our fields a key is. Some parsers (Go's) take keys without regard to case: one that is
+/// ours for them alone would mean one thing to us and another to the backend.
+fn field(key: &[u8]) -> Result<Field, ApiError> {
     let name = if key.len() > MAX_KEY { None } else { serde_json::from_slice::<String>(key).ok() };
-    match name.as_deref() {
-        Some("model") => Field::Model,
-        Some("stream") => Field::Stream,
-        Some("stream_options") => Field::StreamOptions,
+    let Some(name) = name else { return Ok(Field::Other) };
+    let known = |name: &str| match name {
+        "model" => Field::Model,
+        "stream" => Field::Stream,
+        "stream_options" => Field::StreamOptions,
         _ => Field::Other,
+    };
+    let field = known(&name);
+    if field == Field::Other && known(&folded(&name)) != Field::Other {
+        let meant = folded(&name);
+        return Err(ApiError::invalid(&name, format!("`{name}` is no field; write `{meant}`")));
     }
+    Ok(field)
+}
+
+/// In lower case, as Unicode's simple folding has it: two signs fold to letters of ASCII.
+fn folded(name: &str) -> String {
+    name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_lowercase()
 }
 
 #[cfg(test)]

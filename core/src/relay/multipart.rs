@@ -96,6 +96,7 @@ impl MultipartScan {
             stream: self.stream,
             stream_options: None,
             insert_at: self.insert_at,
+            is_empty: false,
             boundary: Some(self.boundary),
         })
     }
@@ -168,7 +169,11 @@ impl MultipartScan {
         let Some(end) = memmem::find(&self.rest, b"\r\n\r\n") else {
             return if self.rest.len() > MAX_HEAD { Err(self.broken()) } else { Ok(false) };
         };
-        let name = String::from_utf8_lossy(&self.rest[..end]).lines().find_map(field_name);
+        let head = String::from_utf8_lossy(&self.rest[..end]).into_owned();
+        let name = field_name(&head).map_err(|why| {
+            let at = self.place(0);
+            ApiError::invalid("", format!("a part of the multipart body (at byte {at}) {why}"))
+        })?;
         let from = self.place(end + 4);
         self.drop_first(end + 4);
         self.kept.clear();
@@ -215,20 +220,48 @@ fn is_ours(name: &str) -> bool {
     matches!(name, "model" | "stream")
 }
 
-/// The field that a part is, by one line of its head; files are none of ours.
-fn field_name(line: &str) -> Option<String> {
-    let (header, value) = line.split_once(':')?;
-    if !header.trim().eq_ignore_ascii_case("content-disposition") {
-        return None;
+/// The field that a part is, by its head; files are none of ours. What parsers read in different ways
+/// is refused: it could mean one thing to us and another to the backend.
+fn field_name(head: &str) -> Result<Option<String>, &'static str> {
+    let is_disposition = |line: &&str| {
+        let name = line.split(':').next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("content-disposition")
+    };
+    let mut lines = head.lines().filter(is_disposition);
+    let Some((_, value)) = lines.next().and_then(|line| line.split_once(':')) else {
+        return Ok(None);
+    };
+    if lines.next().is_some() {
+        return Err("has two Content-Dispositions");
     }
-    parameter(value, "filename").is_none().then(|| parameter(value, "name"))?
+    let parameters = parameters(value).ok_or("has a Content-Disposition that cannot be read")?;
+    let named = |wanted: &str| parameters.iter().filter(|(name, _)| name == wanted).count();
+    if named("name") > 1 || named("filename") > 1 {
+        return Err("names a parameter twice");
+    }
+    if named("name*") > 0 {
+        return Err("has a name in a form that not everybody reads (name*)");
+    }
+    if named("filename") + named("filename*") > 0 {
+        return Ok(None);
+    }
+    Ok(parameters.into_iter().find(|(name, _)| name == "name").map(|(_, value)| value))
 }
 
-/// A parameter of a header's value, with or without quotes.
+/// A parameter of a header's value.
 fn parameter(value: &str, wanted: &str) -> Option<String> {
+    parameters(value)?.into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
+}
+
+/// The parameters of a header's value, their names in lower case, with or without quotes.
+fn parameters(value: &str) -> Option<Vec<(String, String)>> {
+    let mut all = Vec::new();
     let mut rest = value;
     while let Some(at) = rest.find(';') {
         rest = rest[at + 1..].trim_start();
+        if rest.trim().is_empty() {
+            break; // a semicolon at the end
+        }
         let (name, after) = rest.split_once('=')?;
         let (found, left) = if let Some(quoted) = after.trim_start().strip_prefix('"') {
             quoted_text(quoted)?
@@ -236,12 +269,10 @@ fn parameter(value: &str, wanted: &str) -> Option<String> {
             let end = after.find(';').unwrap_or(after.len());
             (after[..end].trim().to_owned(), &after[end..])
         };
-        if name.trim().eq_ignore_ascii_case(wanted) {
-            return Some(found);
-        }
+        all.push((name.trim().to_ascii_lowercase(), found));
         rest = left;
     }
-    None
+    Some(all)
 }
 
 /// The text up to the closing quote, and what stands behind it.
@@ -308,7 +339,11 @@ mod tests {
 
     #[test]
     fn a_file_called_model_is_no_model_and_stream_is_read() {
-        let form = form(&[("name=\"model\"; filename=\"m\"", "x"), ("name=\"stream\"", "true")]);
+        let form = form(&[
+            ("name=\"model\"; filename=\"m\"", "x"),
+            ("name=\"model\"; filename*=utf-8''m", "y"),
+            ("name=\"stream\"", "true"),
+        ]);
         let found = scan(&[form.as_bytes()]).unwrap();
         assert_eq!((found.model(), found.stream), (None, true));
     }
@@ -320,6 +355,9 @@ mod tests {
             ("", "ends before"),
             ("--xYz\r\n", "ends before"),
             ("--xYz junk\r\n\r\n\r\n--xYz--", "malformed"),
+            (&form(&[("name=\"z\"; name=\"model\"", "a")]), "parameter twice"),
+            (&form(&[("name*=utf-8''model", "a")]), "name*"),
+            (&form(&[("name=a\r\nContent-Disposition: form-data; name=model", "a")]), "two"),
             (&form(&[("name=\"stream\"", "yes")]), "true or false"),
             (&form(&[("name=model", "a"), ("name=model", "b")]), "duplicate"),
             (&form(&[("name=model", &"x".repeat(9000))]), "must be a text"),

@@ -62,6 +62,8 @@ pub struct Found {
     pub stream_options: Option<(Map<String, Value>, Range<u64>)>,
     /// Where a field can be put in.
     pub insert_at: u64,
+    /// It is an object without a field.
+    pub is_empty: bool,
     /// The boundary, if it is a form.
     pub boundary: Option<String>,
 }
@@ -106,7 +108,9 @@ impl Found {
                 Edit { place: place.clone(), text: Value::from(served_id).to_string() }
             }
             (None, None) => {
-                Edit { place: insert, text: format!("\"model\":{},", Value::from(served_id)) }
+                let comma = if self.is_empty { "" } else { "," };
+                let model = Value::from(served_id);
+                Edit { place: insert, text: format!("\"model\":{model}{comma}") }
             }
             (Some(_), Some((_, place))) => {
                 Edit { place: place.clone(), text: served_id.to_owned() }

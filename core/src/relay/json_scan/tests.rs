@@ -33,7 +33,7 @@ fn only_the_model_is_edited_and_usage_of_streamed_completions() {
             Dialect::Embeddings,
             r#"{ "input": [1,{"model":"x"}] , "mod\u0065l" : "served/\"id\"" ,"y":"}{"}"#,
         ),
-        ("{}", Dialect::Tokenize, r#"{"model":"served/\"id\"",}"#),
+        ("{}", Dialect::Tokenize, r#"{"model":"served/\"id\""}"#),
         (r#"{"model":null}"#, Dialect::Tokenize, r#"{"model":"served/\"id\""}"#),
         (
             r#"{"stream":true,"model":"a","stream_options":{"x":1}}"#,
@@ -74,6 +74,8 @@ fn errors_name_what_is_wrong() {
         (r#"{"model":7}"#, Some("model"), "string"),
         (r#"{"model":"a","model":"b"}"#, Some("model"), "duplicate"),
         (r#"{"stream":"yes"}"#, Some("stream"), "true or false"),
+        (r#"{"model":"a","Model":"b"}"#, Some("Model"), "write `model`"),
+        (r#"{"\u017ftream":true}"#, Some("\u{17f}tream"), "write `stream`"),
         (r#"{"stream_options":[]}"#, Some("stream_options"), "object"),
         (&deep, None, "deeper than 128"),
         (&long, Some("model"), "string"),
