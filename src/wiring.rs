@@ -202,7 +202,9 @@ fn gpu_arbiter(parts: ArbiterParts, directory: &Directory) -> Factory {
 }
 
 fn ollama(parts: OllamaParts, directory: &Directory) -> Factory {
-    Factory::new(directory, move |guard, _| OllamaActor::new(parts.clone(), guard).start())
+    Factory::new(directory, move |guard, again| {
+        OllamaActor::new(parts.clone(), again, guard).start()
+    })
 }
 
 fn asker(settings: &Settings, registry: &RegistryView, directory: &Directory) -> OllamaParts {
@@ -233,6 +235,7 @@ fn services(
     let hands = ByHand {
         activate: directory.port(|book| book.arbiter.clone()),
         admit: directory.port(|book| book.arbiter.clone()),
+        abandon: directory.port(|book| book.arbiter.clone()),
         load: directory.port(|book| book.ollama.clone()),
         ledger: ledger.clone(),
     };

@@ -27,6 +27,7 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::rt::net::TcpStream;
 use actix_web::{HttpRequest, HttpResponse, web};
+use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 
 pub(crate) use front::{RequestSpan, front};
@@ -114,7 +115,8 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
 fn method_not_allowed(request: &HttpRequest, allowed: &Method) -> HttpResponse {
     let message = format!("{} does not take {}", request.path(), request.method());
     let error = ApiError::new(Code::MethodNotAllowed, message).hint(format!("use {allowed}"));
-    let mut response = error::respond(&error);
+    let dialect = Dialect::of(request.path()).unwrap_or(Dialect::Chat);
+    let mut response = error::respond_in(dialect, &error);
     if let Ok(value) = allowed.as_str().parse() {
         response.headers_mut().insert(actix_web::http::header::ALLOW, value);
     }

@@ -67,6 +67,7 @@ pub(super) fn by_hand(state: &AppState) -> ByHand {
     ByHand {
         activate: directory.port(|book| book.arbiter.clone()),
         admit: directory.port(|book| book.arbiter.clone()),
+        abandon: directory.port(|book| book.arbiter.clone()),
         load: directory.port(|book| book.ollama.clone()),
         ledger: state.ledger.clone(),
     }
@@ -81,7 +82,7 @@ fn model_of(state: &AppState, name: &str) -> Result<(String, Arc<OllamaModel>), 
     }
 }
 
-/// Which model; none: all that share the GPU. `force` ends what runs.
+/// Which model; none: all that share the GPU, and then `force` ends what runs.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UnloadOrder {
@@ -110,6 +111,10 @@ async fn try_unload(
     management::admin(request)?;
     let order: UnloadOrder = management::order(request, payload, state).await?;
     let model = match &order.model {
+        Some(_) if order.force => {
+            let message = "`force` ends what runs for all models: leave `model` out";
+            return Err(ApiError::invalid("force", message));
+        }
         Some(name) => Some(model_of(state, name)?.1),
         None => None,
     };

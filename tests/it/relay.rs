@@ -168,6 +168,8 @@ fn bodies_that_cannot_be_taken_are_refused_with_the_field_and_the_limit() {
     }
     let reply = Ask::get("/v1/embeddings").reply(daemon.addr());
     reply.error(405, "err_method_not_allowed");
+    let reply = Ask::get("/v1/messages").reply(daemon.addr());
+    assert_eq!((reply.status(), &reply.json()["type"]), (405, &json!("error")));
     let reply = post("/v1/messages", "{").reply(daemon.addr());
     assert_eq!(reply.json()["type"], "error", "as Anthropic's clients read it");
     reply.error(400, "err_invalid_request");
@@ -177,7 +179,7 @@ fn bodies_that_cannot_be_taken_are_refused_with_the_field_and_the_limit() {
 #[test]
 fn a_backends_own_errors_pass() {
     let upstream = Upstream::start(|seen, wire| {
-        if seen.head.contains("/v1/messages") {
+        if seen.head.contains("/v1/messages ") {
             let body = r#"{"type":"error","error":{"type":"NotFoundError","message":"no such"}}"#;
             return wire.answer("404 Not Found", "application/json", body.as_bytes());
         }
@@ -192,6 +194,8 @@ fn a_backends_own_errors_pass() {
     assert_eq!((reply.status(), &reply.json()["error"]["message"]), (404, &json!("no such")));
     let reply = post("/v1/rerank", body).reply(daemon.addr());
     assert_eq!((reply.status(), &reply.json()["error"]["message"]), (404, &json!("Not Found")));
+    let reply = post("/v1/messages/count_tokens", body).reply(daemon.addr());
+    assert_eq!((reply.status(), &reply.json()["type"]), (404, &json!("error")));
     let error = post("/v1/score", body).reply(daemon.addr()).error(500, "err_backend_error");
     assert_eq!(error["message"], "it broke");
 }
@@ -287,6 +291,33 @@ fn what_is_not_streamed_although_it_was_asked_for_passes_whole() {
     let reply = post("/v1/responses", r#"{"model":"tiny-a","stream":true}"#).reply(daemon.addr());
     assert_eq!((reply.status(), reply.text().as_str()), (200, r#"{"answer": [1,  2]}"#));
     assert_eq!(reply.head.get("content-type"), Some("application/json"));
+}
+
+#[test]
+fn what_cannot_be_streamed_is_waited_for_whole_whatever_was_asked_for() {
+    let upstream = echo();
+    let daemon = Setup::with(&upstream).set("server", "heartbeat_ms", 20).start();
+    let reply = post("/v1/embeddings", r#"{"model":"tiny-a","stream":true}"#).reply(daemon.addr());
+    assert_eq!((reply.status(), reply.text().as_str()), (200, r#"{"answer": [1,  2]}"#));
+    assert_eq!(daemon.log_line()["stream"], false);
+}
+
+#[test]
+fn answers_that_are_no_json_pass_where_their_endpoint_may_give_them() {
+    // Without a length it is the form that tells whether an answer is whole.
+    let upstream = Upstream::start(|_, wire| {
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+        wire.send(head.as_bytes());
+        wire.send(b"9\r\nit is 0.5\r\n0\r\n\r\n");
+    });
+    let daemon = Setup::with(&upstream).start();
+    let body = r#"{"model":"tiny-a"}"#;
+    let reply = post("/v1/embeddings", body).reply(daemon.addr());
+    assert_eq!((reply.status(), reply.text().as_str()), (200, "it is 0.5"));
+    assert_eq!(reply.head.get("content-type"), Some("text/plain"));
+    // A sentence is no completion.
+    post("/v1/completions", body).reply(daemon.addr()).error(502, "err_backend_unavailable");
 }
 
 #[test]

@@ -53,7 +53,10 @@ pub(super) fn pass_error(reply: Reply, head: &Head, body: Bytes, transcript: &mu
     }
     transcript.failed(&error);
     let (content_type, body) = match rules::reshape_client_error(status, &body) {
-        Some(reshaped) => ("application/json".to_owned(), Bytes::from(reshaped.to_string())),
+        Some(reshaped) => {
+            let body = reply.dialect().in_its_form(reshaped).to_string();
+            ("application/json".to_owned(), Bytes::from(body))
+        }
         None => (head.content_type.clone(), body),
     };
     let answer = WholeAnswer {

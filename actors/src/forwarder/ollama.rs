@@ -4,10 +4,13 @@
 //! when Ollama was not there and can be started. Must never do: translate; that is
 //! `core::chat::ollama`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chat_proxy_core::chat::ollama::{remote_images, translate};
+use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::gpu::Tenant;
 use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
@@ -18,7 +21,7 @@ use super::cargo::{Cargo, Outgoing, Target, Unsent};
 use super::images;
 use super::messages::Labels;
 use super::patience;
-use super::reply::Reply;
+use super::reply::{Interrupt, Reply};
 use super::task::Request;
 use crate::ollama::messages::{EnsureLoaded, LoadFailure};
 use crate::permits::Permit;
@@ -47,74 +50,75 @@ impl Request<'_> {
         else {
             return;
         };
-        let url = if native {
-            model.native("/api/chat")
-        } else {
-            self.prepared.dialect.url(&model.server)
-        };
         let mut may_return = self.service().is_some();
         loop {
-            let permit = if model.shares_gpu {
-                let tenant = Tenant::Ollama;
-                let wanted =
-                    Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by: None };
-                let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await
-                else {
-                    return;
-                };
-                reply = held;
-                Some(permit)
-            } else {
-                None
-            };
-            // Its OpenAI routes take no load options: what they need they load by themselves.
-            let loaded =
-                if native { self.load(model, reply, transcript).await } else { Loaded::Yes(reply) };
-            let unsent = match loaded {
-                Loaded::Over => return,
-                Loaded::Yes(held) => {
-                    let sent = self.send(
-                        model,
-                        &url,
-                        may_return,
-                        permit.as_ref(),
-                        cargo,
-                        held,
-                        transcript,
-                    );
-                    match sent.await {
-                        None => return,
-                        Some(unsent) => unsent,
-                    }
-                }
-                Loaded::Absent(reply, error) if may_return => {
-                    Unsent { reply, error, unreachable: true, cargo }
-                }
-                Loaded::Absent(reply, error) => return reply.refuse(error, transcript),
-            };
-            // Nothing is at Ollama meanwhile.
-            drop(permit);
-            unsent.reply.uses(None);
+            let sent = self.once(model, native, may_return, cargo, reply, transcript).await;
+            let Some(unsent) = sent else { return };
+            if !may_return {
+                return unsent.reply.refuse(unsent.error, transcript);
+            }
             let started = self.start_for(unsent, &model.server, transcript).await;
             let Some((again, held)) = started else { return };
             (cargo, reply, may_return) = (again, held, false);
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one request on its way
-    async fn send(
+    /// One try: a turn, a load, and then it is sent. Gives the request back where nobody was there.
+    async fn once(
         &self,
-        model: &OllamaModel,
-        url: &str,
+        model: &Arc<OllamaModel>,
+        native: bool,
         may_return: bool,
-        permit: Option<&Permit>,
         cargo: Cargo,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Unsent> {
-        let target =
-            Target { endpoint: &model.server, url, served_id: &model.tag, may_return, permit };
-        self.forward(target, cargo, reply, transcript).await
+        // Ollama's OpenAI routes take no options: what they load may go onto the GPU, whatever the
+        // registry wants.
+        let needs_turn = if native { model.shares_gpu } else { model.server_shares_gpu };
+        let (permit, reply) = self.turn(needs_turn, reply, transcript).await?;
+        // For the same reason they are not preceded by a load.
+        let loaded =
+            if native { self.load(model, reply, transcript).await } else { Loaded::Yes(reply) };
+        let unsent = match loaded {
+            Loaded::Over => return None,
+            Loaded::Absent(reply, error) => Unsent { reply, error, unreachable: true, cargo },
+            Loaded::Yes(reply) => {
+                let url = if native {
+                    model.native("/api/chat")
+                } else {
+                    self.prepared.dialect.url(&model.server)
+                };
+                let target = Target {
+                    endpoint: &model.server,
+                    url: &url,
+                    served_id: &model.tag,
+                    may_return,
+                    permit: permit.as_ref(),
+                };
+                self.forward(target, cargo, reply, transcript).await?
+            }
+        };
+        // From here on nothing of it is at Ollama.
+        drop(permit);
+        unsent.reply.uses(None);
+        Some(unsent)
+    }
+
+    /// Waits for a turn where one is needed; `None`: the request has ended.
+    async fn turn(
+        &self,
+        needed: bool,
+        reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Option<(Option<Permit>, Reply)> {
+        if !needed {
+            return Some((None, reply));
+        }
+        let tenant = Tenant::Ollama;
+        let wanted = Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by: None };
+        let (permit, reply) = admit(self.shared, &wanted, reply, transcript).await?;
+        Some((Some(permit), reply))
     }
 
     /// Puts a chat request into Ollama's words; anything else goes to Ollama's own OpenAI routes.
@@ -129,26 +133,20 @@ impl Request<'_> {
         let Outgoing::Chat(chat) = &request else {
             return Some((Cargo { request, share }, reply));
         };
-        let wanted = remote_images(chat.body());
-        let rules = &self.shared.settings.images;
-        let fetching = images::fetch_all(&wanted, rules);
-        let (shared, stream) = (self.shared, self.prepared.stream);
-        let state = "images are fetched";
-        let fetched =
-            match patience::wait(shared, stream, state, fetching, &mut reply, transcript).await {
-                Ok(Ok(fetched)) => fetched,
-                Ok(Err(error)) => {
-                    reply.refuse(error, transcript);
-                    return None;
-                }
-                Err(why) => {
-                    reply.interrupted(why, transcript);
-                    return None;
-                }
-            };
+        let images = match self.images(chat, &mut reply, transcript).await {
+            Ok(Ok(images)) => images,
+            Ok(Err(error)) => {
+                reply.refuse(error, transcript);
+                return None;
+            }
+            Err(why) => {
+                reply.interrupted(why, transcript);
+                return None;
+            }
+        };
         let mut pinned = model.pinned();
         pinned.can_think = pinned.can_think.or_else(|| self.says_it_thinks(model));
-        match translate(chat.body(), &pinned, &fetched) {
+        match translate(chat.body(), &pinned, &images) {
             Ok(native) => {
                 let policy = native.losses.header();
                 reply.label(Labels { model: self.prepared.model.clone(), policy });
@@ -159,6 +157,24 @@ impl Request<'_> {
                 None
             }
         }
+    }
+
+    /// The images that the request names by address, where they may be fetched.
+    async fn images(
+        &self,
+        chat: &ChatRequest,
+        reply: &mut Reply,
+        transcript: &mut Transcript,
+    ) -> Result<Result<HashMap<String, Bytes>, ApiError>, Interrupt> {
+        let rules = &self.shared.settings.images;
+        // Looking for them reads the whole body.
+        let wanted = if rules.fetch { remote_images(chat.body()) } else { Vec::new() };
+        if wanted.is_empty() {
+            return Ok(Ok(HashMap::new()));
+        }
+        let fetching = images::fetch_all(&wanted, rules);
+        let stream = self.prepared.stream;
+        patience::wait(self.shared, stream, "images are fetched", fetching, reply, transcript).await
     }
 
     /// What Ollama has said of the model, if it has.

@@ -83,7 +83,8 @@ fn read(body: RequestBody) -> Result<(Asked, Outgoing), ApiError> {
             let asked = Asked {
                 dialect,
                 model: found.model().map(str::to_owned),
-                stream: found.stream,
+                // What cannot be a stream is waited for whole, whatever was asked for.
+                stream: found.stream && dialect.can_stream(),
                 wants_usage: Found::wants_usage(&found),
             };
             Ok((asked, Outgoing::Relay(Relay { dialect, found, content_type, content })))

@@ -88,7 +88,7 @@ pub(super) async fn run(
             Chain::native(native, prepared.wants_usage)
         }
     };
-    let head = request.head_timeout(kind);
+    let head = request.head_timeout();
     let deadlines = Deadlines::start(&shared.settings, head, reply.heard());
     let mut pump = Pump {
         upstream,

@@ -134,13 +134,15 @@ impl Request<'_> {
         format!("chatcmpl-{}", self.meta.upstream_id)
     }
 
-    /// How long a streamed answer's head may take. Ollama's own routes load a model before it.
-    pub(super) fn head_timeout(&self, kind: pump::Kind) -> Option<Duration> {
+    /// How long a streamed answer's head may take. Ollama sends it with the first token, behind its own
+    /// queue, the load of the model, and the reading of the prompt.
+    pub(super) fn head_timeout(&self) -> Option<Duration> {
         let settings = &self.shared.settings;
         let head = settings.head_timeout.limit()?;
         match self.prepared.placement {
-            Placement::Ollama(_) if kind == pump::Kind::Plain => {
-                Some(head.max(settings.ollama_load_timeout?))
+            Placement::Ollama(_) => {
+                let first_token = settings.first_token_timeout.limit()?;
+                Some(head.max(first_token).max(settings.ollama_load_timeout?))
             }
             _ => Some(head),
         }

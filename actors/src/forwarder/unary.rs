@@ -158,8 +158,7 @@ impl Collected {
 /// Whether this is an answer at all, and whole.
 fn judge(head: &Head, body: &Bytes, address: &str, dialect: Dialect) -> Result<(), ApiError> {
     let good = head.status.is_success();
-    // All but transcriptions answer in JSON, whatever the head calls it.
-    let whole = if good && dialect != Dialect::Transcriptions {
+    let whole = if good && dialect.answers_in_json() {
         rules::is_chat_answer(head.content_length, body)
     } else {
         rules::is_complete(head.content_length, &head.content_type, body)

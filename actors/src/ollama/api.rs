@@ -4,6 +4,7 @@
 //! Owns: the calls, each with its bound, and what their failures mean. Must never do: try again;
 //! whoever calls knows whether that helps.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use awc::error::{ConnectError, SendRequestError};
@@ -158,15 +159,49 @@ async fn exchange(
 fn unsent(server: &Endpoint, error: &SendRequestError) -> Trouble {
     let address = server.origin().to_owned();
     match error {
-        SendRequestError::Connect(ConnectError::Io(io))
-            if io.kind() == std::io::ErrorKind::ConnectionRefused =>
-        {
+        SendRequestError::Connect(ConnectError::Io(io)) if is_absence(io.kind()) => {
+            Trouble::Refused(address)
+        }
+        // A container that is stopped has no name.
+        SendRequestError::Connect(ConnectError::Resolver(_) | ConnectError::NoRecords) => {
             Trouble::Refused(address)
         }
         other => Trouble::Broken { address, why: other.to_string() },
     }
 }
 
+/// Nobody can be there.
+fn is_absence(kind: ErrorKind) -> bool {
+    use ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
 pub(super) fn nonsense(server: &Endpoint, why: String) -> Trouble {
     Trouble::Nonsense { address: server.origin().to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_where_nobody_can_be_is_an_absence() {
+        let absent = |error: ConnectError| {
+            unsent(&Endpoint::loopback(9), &SendRequestError::Connect(error)).is_absence()
+        };
+        let io = |kind: ErrorKind| ConnectError::Io(kind.into());
+        for kind in [
+            ErrorKind::ConnectionRefused,
+            ErrorKind::HostUnreachable,
+            ErrorKind::NetworkUnreachable,
+        ] {
+            assert!(absent(io(kind)), "{kind}");
+        }
+        // A container that is stopped has no name.
+        assert!(absent(ConnectError::NoRecords));
+        assert!(absent(ConnectError::Resolver("no such name".into())));
+        // Somebody is there, or may be.
+        assert!(!absent(io(ErrorKind::ConnectionReset)));
+        assert!(!absent(ConnectError::Timeout));
+    }
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::ids::Ticket;
 use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
 
 use super::messages::EnsureLoaded;
 use crate::clock;
-use crate::gpu_arbiter::messages::{Activate, Admit, Outcome, Progress};
+use crate::gpu_arbiter::messages::{Abandon, Activate, Admit, Outcome, Progress};
 use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
 
@@ -23,6 +24,8 @@ pub struct ByHand {
     pub activate: Port<Activate>,
     /// Gives a turn.
     pub admit: Port<Admit>,
+    /// Is told that nobody wants it any more.
+    pub abandon: Port<Abandon>,
     /// Loads.
     pub load: Port<EnsureLoaded>,
     /// Numbers the waits.
@@ -40,7 +43,7 @@ impl ByHand {
         let order = || {
             let (reply, outcome) = oneshot::channel();
             let ticket = self.ledger.ticket();
-            (Activate { ticket, tenant: tenant.clone(), reply }, outcome)
+            (Activate { ticket, tenant: tenant.clone(), reply }, outcome, self.place(ticket))
         };
         match until_answered(&self.activate, order).await? {
             Outcome::Refused(error) => Err(error),
@@ -48,12 +51,17 @@ impl ByHand {
         }
     }
 
+    /// A place in the queue; given up when dropped. One that has been answered is none any more.
+    fn place(&self, ticket: Ticket) -> Place {
+        Place { ticket, abandon: self.abandon.clone() }
+    }
+
     /// Loads a model of Ollama; what had the GPU before makes room.
     pub async fn load(&self, model: &Arc<OllamaModel>) -> Result<(), ApiError> {
         let _permit = if model.shares_gpu { Some(self.turn().await?) } else { None };
         let order = || {
             let (reply, outcome) = oneshot::channel();
-            (EnsureLoaded { model: model.clone(), reply }, outcome)
+            (EnsureLoaded { model: model.clone(), reply }, outcome, ())
         };
         until_answered(&self.load, order).await?.map_err(|failure| failure.error)
     }
@@ -63,16 +71,16 @@ impl ByHand {
         self.activate(&Tenant::Ollama).await?;
         let order = || {
             let (reply, outcome) = oneshot::channel();
-            let now = clock::now();
+            let (now, ticket) = (clock::now(), self.ledger.ticket());
             let admit = Admit {
-                ticket: self.ledger.ticket(),
+                ticket,
                 tenant: Tenant::Ollama,
                 arrived: now,
                 refused_by: None,
                 progress: Arc::new(Progress::default()),
                 reply,
             };
-            (admit, outcome)
+            (admit, outcome, self.place(ticket))
         };
         match until_answered(&self.admit, order).await? {
             Outcome::Granted(permit) => Ok(permit),
@@ -82,16 +90,29 @@ impl ByHand {
     }
 }
 
+/// See [`ByHand::place`].
+struct Place {
+    ticket: Ticket,
+    abandon: Port<Abandon>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // An arbiter that is not there has forgotten it already.
+        let _ = self.abandon.tell(Abandon(self.ticket));
+    }
+}
+
 /// Asks, and its successor if the actor dies over it.
-async fn until_answered<M, T>(
+async fn until_answered<M, T, P>(
     port: &Port<M>,
-    order: impl Fn() -> (M, oneshot::Receiver<T>),
+    order: impl Fn() -> (M, oneshot::Receiver<T>, P),
 ) -> Result<T, ApiError>
 where
     M: actix::Message<Result = ()> + Send + 'static,
 {
     for _ in 0..TRIES {
-        let (message, outcome) = order();
+        let (message, outcome, _place) = order();
         if port.tell(message).is_ok()
             && let Ok(outcome) = outcome.await
         {

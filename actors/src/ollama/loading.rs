@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
-use chat_proxy_core::chat::ollama::load_body;
+use chat_proxy_core::chat::ollama::{embed_nothing, load_body};
 use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::api::{self, Trouble};
 use super::messages::{EnsureLoaded, LoadFailure};
-use super::vacating::{self, Whom};
+use super::vacating::{self, Bounds, Whom};
 use super::{OllamaActor, OllamaParts, same};
 use crate::client::Clients;
 
@@ -52,10 +53,15 @@ pub(super) fn ensure(actor: &mut OllamaActor, order: EnsureLoaded, ctx: &mut Con
     actor.loads.push(Load { model, waiting: vec![reply], handle });
 }
 
-/// Ends all loads. Those who wait, if anybody does, are told that another model goes before.
-pub(super) fn give_up(actor: &mut OllamaActor, ctx: &mut Context<OllamaActor>) {
-    for load in std::mem::take(&mut actor.loads) {
+/// Ends the loads of this GPU; answers whether there were any. Those who wait, if anybody does, are
+/// told that another model goes before.
+pub(super) fn give_up(actor: &mut OllamaActor, ctx: &mut Context<OllamaActor>) -> bool {
+    let loads: Vec<Load> = actor.loads.extract_if(.., |load| load.model.shares_gpu).collect();
+    for load in &loads {
         ctx.cancel_future(load.handle);
+    }
+    let any = !loads.is_empty();
+    for load in loads {
         let error = ApiError::new(
             Code::BackendUnavailable,
             format!("{} was not loaded: the GPU is wanted for another model", load.model.tag),
@@ -64,13 +70,20 @@ pub(super) fn give_up(actor: &mut OllamaActor, ctx: &mut Context<OllamaActor>) {
             let _ = reply.send(Err(LoadFailure { error: error.clone(), unreachable: false }));
         }
     }
+    any
 }
 
 impl OllamaActor {
     fn done(&mut self, model: &OllamaModel, outcome: &Answer) {
         let Some(at) = self.loads.iter().position(|load| same(&load.model, model)) else { return };
         let load = self.loads.swap_remove(at);
+        if model.server_shares_gpu
+            && self.used.iter().all(|used| used.base() != model.server.base())
+        {
+            self.used.push(model.server.clone());
+        }
         let known = self.known.entry(model.server.base().to_owned()).or_default();
+        known.changes += 1;
         match outcome {
             Ok(()) => {
                 known.activity.reachable = true;
@@ -91,7 +104,13 @@ impl OllamaActor {
 async fn load(clients: &Clients, parts: &OllamaParts, model: &OllamaModel) -> Answer {
     let body = load_body(&model.pinned());
     let began = std::time::Instant::now();
-    let asked = api::post(clients, &model.server, "/api/chat", body, parts.load_timeout).await;
+    let mut asked = api::post(clients, &model.server, "/api/chat", body, parts.load_timeout).await;
+    if matches!(&asked, Err(Trouble::Status { status: 400, message }) if message.contains("does not support"))
+    {
+        // One that only embeds is loaded by embedding nothing.
+        let body = embed_nothing(&model.pinned());
+        asked = api::post(clients, &model.server, "/api/embed", body, parts.load_timeout).await;
+    }
     if let Err(trouble) = asked {
         return Err(failure(&trouble, model, parts.load_timeout));
     }
@@ -115,7 +134,8 @@ async fn in_main_memory(clients: &Clients, model: &OllamaModel) -> bool {
 
 async fn no_room(clients: &Clients, parts: &OllamaParts, model: &OllamaModel) -> LoadFailure {
     let whom = Whom::One(model.tag.clone());
-    if let Err(why) = vacating::unload(clients, &model.server, &whom, parts.stop_timeout).await {
+    let bounds = Bounds { limit: parts.stop_timeout, not_before: Instant::now() };
+    if let Err(why) = vacating::unload(clients, &model.server, &whom, bounds).await {
         tracing::warn!(why, "a model that runs on the CPU was not unloaded");
     }
     let message = format!("Ollama put {} into main memory, not onto the GPU", model.tag);
@@ -149,6 +169,7 @@ fn failure(trouble: &Trouble, model: &OllamaModel, limit: Option<Duration>) -> L
                 .param("model")
                 .hint(format!("`ollama pull {tag}`, or correct the entry's served_model_id"))
         }
+        // Too many wait there: with its advice to come back.
         Trouble::Status { status: 503, message } => ApiError::backend(503, Some(message.clone())),
         Trouble::Status { status, message } if *status < 500 => {
             ApiError::invalid("model", format!("Ollama: {message}"))

@@ -12,6 +12,7 @@ pub mod by_hand;
 mod loading;
 mod looking;
 pub mod messages;
+mod servers;
 mod vacating;
 
 use std::collections::BTreeMap;
@@ -22,9 +23,10 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use chat_proxy_core::engine::Cause;
 use chat_proxy_core::registry::listing::OllamaActivity;
-use chat_proxy_core::registry::{Endpoint, OllamaModel, Placement};
+use chat_proxy_core::registry::{Endpoint, OllamaModel};
 use chat_proxy_core::{ApiError, Code};
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use crate::client::Clients;
 use crate::gpu_arbiter::messages::{OllamaForgot, OllamaVacated};
@@ -33,10 +35,14 @@ use crate::port::Port;
 use crate::registry::{RegistryView, ShowOllama};
 use loading::Load;
 use messages::{EnsureLoaded, GetOllama, OllamaStatus, Unload, Vacate};
-use vacating::Whom;
+use servers::Server;
+use vacating::{Bounds, Whom};
 
 /// How often every Ollama is asked what it has loaded.
 const LOOK: Duration = Duration::from_secs(5);
+/// A load that was given up may hold memory for this long without being listed: Ollama lists what has
+/// loaded.
+const UNSURE: Duration = Duration::from_secs(2);
 
 /// What the actor is made from; the same for each that is built.
 #[derive(Clone)]
@@ -67,6 +73,11 @@ pub struct OllamaParts {
 struct Known {
     activity: OllamaActivity,
     last_error: Option<String>,
+    /// It is being asked; and is to be asked once more when that is done.
+    looking: bool,
+    again: bool,
+    /// Loads and unloads that we know of: an answer that was on its way meanwhile is old.
+    changes: u64,
 }
 
 /// See the module.
@@ -76,117 +87,96 @@ pub struct OllamaActor {
     /// By base address.
     known: BTreeMap<String, Known>,
     shown: Arc<BTreeMap<String, OllamaActivity>>,
-    looking: bool,
     abilities: Rc<looking::Abilities>,
     loads: Vec<Load>,
+    /// Where models of this GPU were loaded, until it was given back.
+    used: Vec<Endpoint>,
+    /// Until then a load that was given up may hold memory without being listed.
+    unsure_until: Instant,
     vacating: Option<SpawnHandle>,
     _guard: Guard,
 }
 
 impl OllamaActor {
-    /// An actor that knows nothing yet.
-    pub fn new(parts: OllamaParts, guard: Guard) -> Self {
+    /// An actor that knows nothing yet; `again`: it takes the place of one that died, whose loads died
+    /// with it.
+    pub fn new(parts: OllamaParts, again: bool, guard: Guard) -> Self {
+        let now = Instant::now();
         OllamaActor {
             parts,
             clients: Rc::default(),
             known: BTreeMap::new(),
             shown: Arc::default(),
-            looking: false,
             abilities: Rc::default(),
             loads: Vec::new(),
+            used: Vec::new(),
+            unsure_until: if again { now + UNSURE } else { now },
             vacating: None,
             _guard: guard,
         }
     }
 
-    /// Every Ollama of the registry, with whether it shares the GPU; and the one of the settings.
-    fn servers(&self, with_own: bool) -> Vec<(Endpoint, bool)> {
-        let view = self.parts.registry.load();
-        let mut servers: Vec<(Endpoint, bool)> = Vec::new();
-        let mut add = |server: &Endpoint, shares: bool| match servers
-            .iter_mut()
-            .find(|(known, _)| known.base() == server.base())
-        {
-            Some((_, known)) => *known |= shares,
-            None => servers.push((server.clone(), shares)),
-        };
-        for position in 0..view.snapshot.entries().len() {
-            if let Placement::Ollama(model) = view.snapshot.placement(position) {
-                add(&model.server, model.shares_gpu);
-            }
+    /// Every Ollama of the registry.
+    fn servers(&self) -> Vec<Server> {
+        servers::of(&self.parts.registry.load().snapshot)
+    }
+
+    /// Every Ollama that shares the GPU: those of the registry, the one of the settings, and those
+    /// where we have loaded something since.
+    fn sharing(&self) -> Vec<Server> {
+        let mut all = self.servers();
+        for endpoint in self.parts.own.iter().chain(&self.used) {
+            servers::entry(&mut all, endpoint).shares = true;
         }
-        if let Some(own) = self.parts.own.as_ref().filter(|_| with_own) {
-            add(own, true);
-        }
-        servers
+        all.retain(|server| server.shares);
+        all
     }
 
-    /// What the registry's entries are called at Ollama.
-    fn names(&self) -> Vec<String> {
-        let view = self.parts.registry.load();
-        let positions = 0..view.snapshot.entries().len();
-        let name = |position| match view.snapshot.placement(position) {
-            Placement::Ollama(model) => Some(model.tag.clone()),
-            _ => None,
-        };
-        positions.filter_map(name).collect()
-    }
-
-    fn sharing(&self) -> Vec<Endpoint> {
-        let all = self.servers(true).into_iter();
-        all.filter(|(_, shares)| *shares).map(|(server, _)| server).collect()
-    }
-
-    /// Asks all of them what they have and have loaded.
+    /// Asks all of them what they have and have loaded, each in its own time.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        let servers = self.servers(false);
-        if self.looking || servers.is_empty() {
-            return;
-        }
-        self.looking = true;
-        let (clients, abilities) = (self.clients.clone(), self.abilities.clone());
-        let wanted = self.names();
-        let looking = async move {
-            let asked = servers
-                .iter()
-                .map(|(server, _)| looking::look_at(&clients, server, &wanted, &abilities));
-            let found = join_all(asked).await;
-            servers.into_iter().map(|(server, _)| server).zip(found).collect::<Vec<_>>()
-        };
-        ctx.spawn(looking.into_actor(self).map(|found, actor, _| {
-            actor.looking = false;
-            actor.found(found);
-        }));
-    }
-
-    fn found(&mut self, found: Vec<(Endpoint, Result<OllamaActivity, api::Trouble>)>) {
-        self.known.retain(|base, _| found.iter().any(|(server, _)| server.base() == base));
-        for (server, outcome) in found {
-            let known = self.known.entry(server.base().to_owned()).or_default();
-            match outcome {
-                Ok(activity) => {
-                    known.activity = activity;
-                    known.last_error = None;
-                }
-                Err(trouble) => {
-                    let message = trouble.to_string();
-                    if known.last_error.as_ref() != Some(&message) {
-                        tracing::warn!(%trouble, "Ollama cannot be asked");
-                    }
-                    known.last_error = Some(message);
-                    // What it has on its disk is not lost; what it had loaded is not known.
-                    known.activity.reachable = false;
-                    known.activity.loaded.clear();
-                }
-            }
+        let servers = self.servers();
+        let named = |base: &String| servers.iter().any(|server| server.endpoint.base() == base);
+        self.known.retain(|base, _| named(base));
+        for server in servers {
+            self.look_at(server, ctx);
         }
         self.show();
+    }
+
+    fn look_at(&mut self, server: Server, ctx: &mut Context<Self>) {
+        let known = self.known.entry(server.endpoint.base().to_owned()).or_default();
+        if std::mem::replace(&mut known.looking, true) {
+            known.again = true;
+            return;
+        }
+        known.again = false;
+        let (clients, abilities, changes) =
+            (self.clients.clone(), self.abilities.clone(), known.changes);
+        let looking = async move {
+            let found =
+                looking::look_at(&clients, &server.endpoint, &server.names, &abilities).await;
+            (server, found)
+        };
+        ctx.spawn(looking.into_actor(self).map(move |(server, found), actor, ctx| {
+            let Some(known) = actor.known.get_mut(server.endpoint.base()) else { return };
+            known.looking = false;
+            let current = known.changes == changes;
+            let again = known.again || !current;
+            if current {
+                known.learn(found);
+                actor.show();
+            }
+            if again {
+                actor.look_at(server, ctx);
+            }
+        }));
     }
 
     /// Tells the registry's list, when that has changed.
     fn show(&mut self) {
         let of = |(base, known): (&String, &Known)| (base.clone(), known.activity.clone());
-        let now: BTreeMap<_, _> = self.known.iter().map(of).collect();
+        let asked = self.known.iter().filter(|(_, known)| known.is_asked());
+        let now: BTreeMap<_, _> = asked.map(of).collect();
         if now == *self.shown {
             return;
         }
@@ -200,47 +190,86 @@ impl OllamaActor {
     /// These are gone, by what Ollama said just now.
     fn unloaded(&mut self, server: &Endpoint, names: &[String]) {
         if let Some(known) = self.known.get_mut(server.base()) {
+            known.changes += 1;
             known.activity.loaded.retain(|name| !names.contains(name));
         }
         self.show();
     }
 
     fn vacate(&mut self, order: Vacate, ctx: &mut Context<Self>) {
-        // Loads that nobody waits for any more would fill the memory that is to be freed.
-        loading::give_up(self, ctx);
+        // Nobody waits for them any more, and they would fill the memory that is to be freed.
+        if loading::give_up(self, ctx) {
+            self.unsure_until = Instant::now() + UNSURE;
+        }
         if let Some(handle) = self.vacating.take() {
             ctx.cancel_future(handle);
         }
         let (clients, servers) = (self.clients.clone(), self.sharing());
-        let limit = self.parts.stop_timeout;
+        let bounds = Bounds { limit: self.parts.stop_timeout, not_before: self.unsure_until };
         let vacating = async move {
             let unloading = servers.iter().map(|server| {
-                let clients = &clients;
-                async move { vacating::unload(clients, server, &Whom::All, limit).await }
+                let (clients, whom) = (&clients, Whom::AllBut(server.on_cpu.clone()));
+                async move { vacating::unload(clients, &server.endpoint, &whom, bounds).await }
             });
             let outcomes = join_all(unloading).await;
             servers.into_iter().zip(outcomes).collect::<Vec<_>>()
         };
         let handle = ctx.spawn(vacating.into_actor(self).map(move |outcomes, actor, _| {
             actor.vacating = None;
-            let mut given = Ok(());
-            for (server, outcome) in outcomes {
-                match outcome {
-                    Ok(names) if names.is_empty() => {}
-                    Ok(names) => {
-                        tracing::info!(address = server.origin(), ?names, "Ollama has unloaded");
-                        actor.unloaded(&server, &names);
-                    }
-                    Err(why) => {
-                        tracing::error!(address = server.origin(), why, "Ollama keeps the GPU");
-                        given = Err(Cause::OllamaStays { why });
-                    }
-                }
-            }
+            let given = actor.vacated(outcomes);
             // A new arbiter asks anew.
             let _ = actor.parts.vacated.tell(OllamaVacated { generation: order.0, given });
         }));
         self.vacating = Some(handle);
+    }
+
+    fn vacated(
+        &mut self,
+        outcomes: Vec<(Server, Result<Vec<String>, String>)>,
+    ) -> Result<(), Cause> {
+        let mut given = Ok(());
+        for (server, outcome) in outcomes {
+            let address = server.endpoint.origin();
+            match outcome {
+                Ok(names) => {
+                    if !names.is_empty() {
+                        tracing::info!(address, ?names, "Ollama has unloaded");
+                        self.unloaded(&server.endpoint, &names);
+                    }
+                    self.used.retain(|used| used.base() != server.endpoint.base());
+                }
+                Err(why) => {
+                    tracing::error!(address, why, "Ollama keeps the GPU");
+                    given = Err(Cause::OllamaStays { why });
+                }
+            }
+        }
+        given
+    }
+}
+
+impl Known {
+    fn is_asked(&self) -> bool {
+        self.activity.reachable || self.last_error.is_some()
+    }
+
+    fn learn(&mut self, found: Result<OllamaActivity, api::Trouble>) {
+        match found {
+            Ok(activity) => {
+                self.activity = activity;
+                self.last_error = None;
+            }
+            Err(trouble) => {
+                let message = trouble.to_string();
+                if self.last_error.as_ref() != Some(&message) {
+                    tracing::warn!(%trouble, "Ollama cannot be asked");
+                }
+                self.last_error = Some(message);
+                // What it has on its disk is not lost; what it had loaded is not known.
+                self.activity.reachable = false;
+                self.activity.loaded.clear();
+            }
+        }
     }
 }
 
@@ -278,15 +307,19 @@ impl Handler<Unload> for OllamaActor {
     fn handle(&mut self, order: Unload, ctx: &mut Self::Context) {
         let Unload { model, reply } = order;
         let (clients, limit) = (self.clients.clone(), self.parts.stop_timeout);
-        let (servers, name) = match model {
-            Some(model) => (vec![model.server.clone()], Some(model.tag.clone())),
-            None => (self.sharing(), None),
+        let endpoints: Vec<Endpoint> = match &model {
+            Some(model) => vec![model.server.clone()],
+            None => self.sharing().into_iter().map(|server| server.endpoint).collect(),
         };
         let unloading = async move {
             let mut all = Vec::new();
-            for server in servers {
-                let whom = name.clone().map_or(Whom::All, Whom::One);
-                let outcome = vacating::unload(&clients, &server, &whom, limit).await;
+            for server in endpoints {
+                let whom = match &model {
+                    Some(model) => Whom::One(model.tag.clone()),
+                    None => Whom::AllBut(Vec::new()),
+                };
+                let bounds = Bounds { limit, not_before: Instant::now() };
+                let outcome = vacating::unload(&clients, &server, &whom, bounds).await;
                 all.push((server, outcome));
             }
             all
@@ -317,10 +350,10 @@ impl Handler<GetOllama> for OllamaActor {
     type Result = Vec<OllamaStatus>;
 
     fn handle(&mut self, _: GetOllama, _: &mut Self::Context) -> Self::Result {
-        let status = |(server, shares_gpu): (Endpoint, bool)| {
-            let known = self.known.get(server.base());
+        let status = |server: Server| {
+            let known = self.known.get(server.endpoint.base()).filter(|known| known.is_asked());
             OllamaStatus {
-                shares_gpu,
+                shares_gpu: server.shares,
                 state: match known {
                     None => "unknown",
                     Some(known) if known.activity.reachable => "ready",
@@ -329,11 +362,11 @@ impl Handler<GetOllama> for OllamaActor {
                 loaded: known.map(|known| known.activity.loaded.clone()).unwrap_or_default(),
                 installed: known.map_or(0, |known| known.activity.tags.len()),
                 last_error: known.and_then(|known| known.last_error.clone()),
-                port: server.port(),
-                base: server.origin().to_owned(),
+                port: server.endpoint.port(),
+                base: server.endpoint.origin().to_owned(),
             }
         };
-        self.servers(false).into_iter().map(status).collect()
+        self.servers().into_iter().map(status).collect()
     }
 }
 

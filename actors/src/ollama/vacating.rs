@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chat_proxy_core::chat::ollama::{Loaded, unload_body};
+use chat_proxy_core::chat::ollama::{Loaded, same_model, unload_body};
 use chat_proxy_core::registry::Endpoint;
 use tokio::time::{Instant, sleep};
 
@@ -22,8 +22,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Whom to unload.
 pub(super) enum Whom {
-    /// Everything.
-    All,
+    /// Everything, but for these where they hold no memory of a GPU.
+    AllBut(Vec<String>),
     /// One model.
     One(String),
 }
@@ -31,28 +31,40 @@ pub(super) enum Whom {
 impl Whom {
     pub(super) fn means(&self, loaded: &Loaded) -> bool {
         match self {
-            Whom::All => true,
-            Whom::One(name) => chat_proxy_core::chat::ollama::same_model(name, &loaded.name),
+            Whom::AllBut(names) => {
+                loaded.size_vram > 0 || !names.iter().any(|name| same_model(name, &loaded.name))
+            }
+            Whom::One(name) => same_model(name, &loaded.name),
         }
     }
 }
 
-/// Unloads and waits until it is gone, at most `limit`; answers what went. An Ollama that nobody
+/// When to believe it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// It must be gone within this.
+    pub(super) limit: Duration,
+    /// An empty list of before proves nothing.
+    pub(super) not_before: Instant,
+}
+
+/// Unloads and waits until it is gone, within its bounds; answers what went. An Ollama that nobody
 /// runs, or an address where something else answers, holds no model.
 pub(super) async fn unload(
     clients: &Clients,
     server: &Endpoint,
     whom: &Whom,
-    limit: Duration,
+    bounds: Bounds,
 ) -> Result<Vec<String>, String> {
-    let until = Instant::now() + limit;
+    let Bounds { limit, not_before } = bounds;
+    let until = (Instant::now() + limit).max(not_before);
     let mut went: BTreeMap<String, Instant> = BTreeMap::new();
     let mut pause = FIRST_PAUSE;
     loop {
         let why = match api::ps(clients, server).await {
             Ok(loaded) => {
                 let left: Vec<Loaded> = loaded.into_iter().filter(|m| whom.means(m)).collect();
-                if left.is_empty() {
+                if left.is_empty() && Instant::now() >= not_before {
                     return Ok(went.into_keys().collect());
                 }
                 order_all(clients, server, &left, &mut went).await;

@@ -52,7 +52,9 @@ pub struct OllamaModel {
     pub think: Option<Think>,
     /// Known abilities: whether it can think.
     pub can_think: Option<bool>,
-    /// It takes turns at the GPU with the supervised vLLM.
+    /// Its Ollama takes turns at the GPU with the supervised vLLM.
+    pub server_shares_gpu: bool,
+    /// So does the model: it is to run on that GPU.
     pub shares_gpu: bool,
     /// It is to run on the GPU.
     pub uses_gpu: bool,
@@ -81,14 +83,16 @@ impl OllamaModel {
         if !uses_gpu {
             options.insert("num_gpu".to_owned(), Value::from(0));
         }
+        // Where no vLLM is supervised there is nobody to take turns with.
+        let server_shares_gpu = shares(&server, rules) && rules.vllm_single_port;
         Ok(OllamaModel {
             tag: entry.served_id().to_owned(),
             options,
             keep_alive: keep_alive.or_else(|| rules.ollama.keep_alive.clone()),
             think: think.as_ref().map(read_think).transpose()?,
             can_think: can_think(entry),
-            // Where no vLLM is supervised there is nobody to take turns with.
-            shares_gpu: shares(&server, rules) && uses_gpu && rules.vllm_single_port,
+            server_shares_gpu,
+            shares_gpu: server_shares_gpu && uses_gpu,
             uses_gpu,
             server,
         })

@@ -3,7 +3,7 @@
 //! Owns: their paths, here and at a backend, and the form of an error in each. Must never do: look
 //! into a body.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::registry::Endpoint;
@@ -112,13 +112,17 @@ impl Dialect {
 
     /// The body of an error response.
     pub fn error_body(self, error: &ApiError) -> String {
-        let mut body = error.body();
+        self.in_its_form(error.body()).to_string()
+    }
+
+    /// An error in OpenAI's form, as this dialect's clients read it.
+    pub fn in_its_form(self, mut body: Value) -> Value {
         if let (Dialect::Messages | Dialect::CountTokens, Some(object)) =
             (self, body.as_object_mut())
         {
             object.insert("type".to_owned(), json!("error"));
         }
-        body.to_string()
+        body
     }
 
     /// The error as the one event that ends a broken stream: what clients of this dialect read,
@@ -144,7 +148,6 @@ impl Dialect {
 mod tests {
     use super::*;
     use crate::error::Code;
-    use serde_json::Value;
 
     #[test]
     fn paths_outside_v1_go_beside_the_base() {

@@ -138,7 +138,10 @@ async fn tell(core: &Core, answer: &Answer<'_>, wire: &mut Wire) -> Result<(), S
         return wire.reply(&Refusal::inside(ask.fault.error_text()).reply()).await;
     }
     if ask.stream {
-        return streamed(core, wire, ask, &mut Lines::new(answer), answers).await;
+        // The head goes out with the first line.
+        let mut rest = ask.clone();
+        pause(rest.fault.delay_first_ms.take()).await;
+        return streamed(core, wire, &rest, &mut Lines::new(answer), answers).await;
     }
     if ask.fault.hang_after_events.is_some() {
         std::future::pending::<()>().await;

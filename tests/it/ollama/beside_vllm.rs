@@ -113,6 +113,49 @@ fn entries_that_do_not_use_the_gpu_take_no_turn() {
     assert_eq!(engined.engine()["state"], "ready");
 }
 
+/// An entry that keeps `tiny-p` off the GPU.
+fn on_cpu() -> Value {
+    json!({"name": "cpu", "backend": "ollama", "served_model_id": "tiny-p",
+        "backend_config": {"uses_gpu": false}})
+}
+
+fn with_cpu(ollama: &Ollama) -> Engined {
+    Engines::two()
+        .set("ollama", "ollama_base_url", format!("{:?}", ollama.base()))
+        .entry(json!({"name": "o", "backend": "ollama", "served_model_id": "tiny-o"}))
+        .entry(on_cpu())
+        .start()
+}
+
+#[test]
+fn what_is_on_the_cpu_loads_and_stays_while_the_gpu_is_wanted() {
+    let ollama = Ollama::start("tiny-o,tiny-p", &["--sim-load-ms", "500"]);
+    let engined = with_cpu(&ollama);
+    let mut waiting = hello("cpu", false, json!({})).open(engined.daemon.addr());
+    eventually("its load began", BOUND, || (!ollama.asked("/api/chat").is_empty()).then_some(()));
+    engined.assert_answers("tiny-a");
+    let reply = waiting.reply();
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert_eq!(ollama.stats()["loads"], 1);
+    assert_eq!(engined.hello("o").status(), 200);
+    engined.assert_answers("tiny-b");
+    assert_eq!(ollama.loaded(), ["tiny-p:latest"]);
+}
+
+#[test]
+fn ollamas_own_routes_take_a_turn_since_they_may_load_onto_the_gpu() {
+    let ollama = ollama();
+    let engined = with_cpu(&ollama);
+    engined.assert_answers("tiny-a");
+    let body = json!({"model": "cpu", "prompt": "hello"});
+    let reply = Ask::post("/v1/completions", &body).reply(engined.daemon.addr());
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert!(families(engined.port).is_empty(), "vLLM has gone before");
+    assert_eq!(ollama.loaded(), ["tiny-p:latest"]);
+    engined.assert_answers("tiny-a");
+    assert!(ollama.loaded().is_empty(), "it was on the GPU");
+}
+
 #[test]
 fn thirty_two_clients_of_both_are_all_answered_and_never_are_both_there() {
     const CLIENTS: usize = 32;

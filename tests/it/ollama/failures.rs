@@ -134,8 +134,10 @@ fn silence_is_bounded_as_for_any_backend() {
     let ollama = Ollama::start(MODELS, &[]);
     let daemon = setup(&ollama)
         .set("timeouts", "backend_timeout_ms", 300)
+        .set("timeouts", "first_token_timeout_ms", 300)
         .set("timeouts", "stream_idle_timeout_ms", 300)
         .set("timeouts", "unary_timeout_ms", 400)
+        .set("ollama", "ollama_load_timeout_s", 1.5)
         .start();
     assert_well(&daemon, &ollama);
     fault(&ollama, json!({"hang_before_head": true}));

@@ -70,6 +70,24 @@ fn models_are_loaded_and_unloaded_by_hand() {
 }
 
 #[test]
+fn a_model_that_only_embeds_is_loaded_too() {
+    let ollama = Ollama::start(MODELS, &[]);
+    let daemon = daemon(&ollama);
+    let reply = order(&daemon, "load", &json!({"model": "tiny-embed", "wait": true}));
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert_eq!(ollama.loaded(), ["tiny-embed:latest"]);
+}
+
+#[test]
+fn one_model_is_not_unloaded_by_force() {
+    let ollama = Ollama::start(MODELS, &[]);
+    let daemon = daemon(&ollama);
+    let reply = order(&daemon, "unload", &json!({"model": "tiny-a", "force": true}));
+    let error = reply.error(400, "err_invalid_request");
+    assert_eq!(error["param"], "force");
+}
+
+#[test]
 fn an_order_to_unload_waits_for_what_runs_or_ends_it() {
     let ollama = Ollama::start(MODELS, &[]);
     let daemon = daemon(&ollama);

@@ -72,6 +72,16 @@ pub fn load_body(pinned: &Pinned) -> Bytes {
     Bytes::from(body.to_string())
 }
 
+/// The body for `/api/embed` that makes Ollama load a model which only embeds.
+pub fn embed_nothing(pinned: &Pinned) -> Bytes {
+    let mut body =
+        serde_json::from_slice::<Map<String, Value>>(&load_body(pinned)).unwrap_or_default();
+    body.remove("messages");
+    body.remove("stream");
+    body.insert("input".to_owned(), json!([]));
+    Bytes::from(Value::Object(body).to_string())
+}
+
 /// The body that makes Ollama unload the model. It answers before the memory is surely free.
 pub fn unload_body(tag: &str) -> Bytes {
     let body = json!({"model": tag, "messages": [], "stream": false, "keep_alive": 0});

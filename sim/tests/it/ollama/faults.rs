@@ -131,6 +131,16 @@ fn lines_are_cut_at_odd_places() {
 }
 
 #[test]
+fn the_head_goes_out_with_the_first_line() {
+    let engine = ollama();
+    let mut client = Client::connect(engine.addr());
+    let slow = sim(&json!({"delay_first_ms": 600_000}));
+    client.post("/api/chat", &body("tiny-a", "count", &slow).to_string());
+    wait_for(&engine, "it is asked", |s| s.in_flight == 1);
+    assert!(client.is_silent(QUIET));
+}
+
+#[test]
 fn silence_before_the_head_and_inside_a_stream_ends_with_the_client() {
     let engine = ollama();
     for (n, (fault, begun)) in [
