@@ -19,6 +19,8 @@ use futures_util::StreamExt;
 pub(super) struct Budget {
     used: Arc<AtomicU64>,
     max: u64,
+    /// What clients are told when it is used up.
+    full: &'static str,
 }
 
 /// A request's part of the budget; given back when dropped.
@@ -28,15 +30,27 @@ pub(super) struct Share {
 }
 
 impl Budget {
+    /// Of memory.
     pub(super) fn new(max: u64) -> Self {
-        Budget { used: Arc::default(), max }
+        let full = "too many request bodies are waiting in memory (max_buffered_bytes)";
+        Budget { used: Arc::default(), max, full }
+    }
+
+    /// Of the disk.
+    pub(super) fn of_disk(max: u64) -> Self {
+        let full = "too many large request bodies are waiting on the disk (max_spooled_bytes)";
+        Budget { used: Arc::default(), max, full }
+    }
+
+    fn full(&self) -> ApiError {
+        ApiError::new(Code::QueueFull, self.full).hint("try again in a moment")
     }
 
     fn has_room_for(&self, bytes: u64) -> Result<(), ApiError> {
         if self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.max {
             return Ok(());
         }
-        Err(full())
+        Err(self.full())
     }
 
     pub(super) fn share(&self) -> Share {
@@ -62,13 +76,8 @@ impl Share {
         if before + bytes <= self.budget.max {
             return Ok(());
         }
-        Err(full())
+        Err(self.budget.full())
     }
-}
-
-fn full() -> ApiError {
-    let message = "too many request bodies are waiting in memory (max_buffered_bytes)";
-    ApiError::new(Code::QueueFull, message).hint("try again in a moment")
 }
 
 impl Drop for Share {

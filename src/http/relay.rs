@@ -39,10 +39,10 @@ async fn relay(
     let kind = kind.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let receiving = receive(dialect, kind.as_deref(), &mut payload, request.headers(), &state);
     match arrival.read(&state, receiving).await {
-        Ok((arrival, Received { found, content, share })) => {
+        Ok((arrival, Received { found, content, shares })) => {
             let content_type = kind.unwrap_or_else(|| "application/json".to_owned());
             let body = RequestBody::Relay { dialect, found, content_type, content };
-            arrival.forward(&state, body, Box::new(share)).await
+            arrival.forward(&state, body, Box::new(shares)).await
         }
         Err(refused) => refused,
     }
@@ -52,7 +52,13 @@ async fn relay(
 struct Received {
     found: Found,
     content: Content,
-    share: Share,
+    shares: Shares,
+}
+
+/// What it holds of the memory and of the disk; given back when dropped.
+struct Shares {
+    memory: Share,
+    disk: Share,
 }
 
 async fn receive(
@@ -65,7 +71,7 @@ async fn receive(
     let limits = &state.settings.limits;
     let promised = body::promised(headers, limits.max_body_bytes)?;
     let mut scan = Scan::of(dialect, content_type)?;
-    let mut store = Store::new(&state.budget, limits.body_spool_bytes);
+    let mut store = Store::new(state, limits.body_spool_bytes);
     store.expect(promised)?;
     let stall: Option<Duration> = state.settings.server.client_header_timeout_s.limit();
     while let Some(chunk) = body::next(payload, stall).await? {
@@ -74,8 +80,8 @@ async fn receive(
         store.push(chunk, state).await?;
     }
     let found = scan.finish()?;
-    let (content, share) = store.finish().await?;
-    Ok(Received { found, content, share })
+    let (content, shares) = store.finish().await?;
+    Ok(Received { found, content, shares })
 }
 
 /// Where a body goes while it comes in.
@@ -85,35 +91,39 @@ struct Store {
     first: Bytes,
     spool: Option<Spool>,
     length: u64,
-    share: Share,
+    shares: Shares,
     most_in_memory: u64,
 }
 
 impl Store {
-    fn new(budget: &body::Budget, most_in_memory: u64) -> Self {
-        let (memory, first, share) = (BytesMut::new(), Bytes::new(), budget.share());
-        Store { memory, first, spool: None, length: 0, share, most_in_memory }
+    fn new(state: &AppState, most_in_memory: u64) -> Self {
+        let shares = Shares { memory: state.budget.share(), disk: state.disk.share() };
+        let (memory, first) = (BytesMut::new(), Bytes::new());
+        Store { memory, first, spool: None, length: 0, shares, most_in_memory }
     }
 
-    /// What is promised to stay in memory must have room there.
+    /// What is promised must have room where it will wait.
     fn expect(&self, promised: Option<u64>) -> Result<(), ApiError> {
         let promised = promised.unwrap_or(0);
-        if promised > self.most_in_memory { Ok(()) } else { self.share.room_for(promised) }
+        let Shares { memory, disk } = &self.shares;
+        if promised > self.most_in_memory { disk } else { memory }.room_for(promised)
     }
 
     async fn push(&mut self, chunk: Bytes, state: &AppState) -> Result<(), ApiError> {
         self.length += chunk.len() as u64;
         if self.spool.is_none() && self.length > self.most_in_memory {
+            self.shares.disk.grow(self.length - chunk.len() as u64)?;
             let spool = told(Spool::create(state.spool_dir.clone())).await?;
             let begun = if self.memory.is_empty() { &self.first[..] } else { &self.memory[..] };
             told(self.spool.insert(spool).push(begun)).await?;
             (self.memory, self.first) = (BytesMut::new(), Bytes::new());
-            self.share.give_back();
+            self.shares.memory.give_back();
         }
         if let Some(spool) = &mut self.spool {
+            self.shares.disk.grow(chunk.len() as u64)?;
             return told(spool.push(&chunk)).await;
         }
-        self.share.grow(chunk.len() as u64)?;
+        self.shares.memory.grow(chunk.len() as u64)?;
         if self.first.is_empty() && self.memory.is_empty() {
             self.first = chunk;
             return Ok(());
@@ -125,13 +135,13 @@ impl Store {
         Ok(())
     }
 
-    async fn finish(self) -> Result<(Content, Share), ApiError> {
+    async fn finish(self) -> Result<(Content, Shares), ApiError> {
         let content = match self.spool {
             Some(spool) => Content::Disk(told(spool.finish()).await?),
             None if self.memory.is_empty() => Content::Memory(self.first),
             None => Content::Memory(self.memory.freeze()),
         };
-        Ok((content, self.share))
+        Ok((content, self.shares))
     }
 }
 

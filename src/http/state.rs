@@ -40,6 +40,7 @@ pub(crate) struct AppState {
     pub(super) starts: Switch,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
+    pub(super) disk: Budget,
     /// Where large bodies wait.
     pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
@@ -48,6 +49,7 @@ pub(crate) struct AppState {
 impl AppState {
     pub(crate) fn new(settings: Settings, guard: Guard, house: &House, life: Arc<Life>) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
+        let disk = Budget::of_disk(settings.limits.max_spooled_bytes);
         AppState {
             settings: Arc::new(settings),
             guard,
@@ -59,6 +61,7 @@ impl AppState {
             starts: house.starts.clone(),
             life,
             budget,
+            disk,
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
         }

@@ -139,6 +139,37 @@ fn a_large_body_waits_on_the_disk_and_arrives_as_it_was() {
 }
 
 #[test]
+fn the_disk_takes_so_much_and_gives_it_back() {
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.body.ends_with(b"stay\"}") {
+            wire.until_gone();
+        }
+        wire.answer("200 OK", "application/json", b"{}");
+    });
+    let daemon = Setup::with(&upstream)
+        .set("limits", "body_spool_bytes", 1000)
+        .set("limits", "max_spooled_bytes", 30_000)
+        .start();
+    let body = |length: usize, end: &str| {
+        format!(r#"{{"model":"tiny-a","input":"{}{end}"}}"#, "x".repeat(length))
+    };
+    let stays = post("/v1/embeddings", &body(20_000, "stay")).open(daemon.addr());
+    upstream.wait_seen(1);
+    let error =
+        post("/v1/embeddings", &body(20_000, "")).reply(daemon.addr()).error(429, "err_queue_full");
+    assert!(error["message"].as_str().expect("a text").contains("max_spooled_bytes"), "{error}");
+    for length in [100, 5000] {
+        let reply = post("/v1/embeddings", &body(length, "")).reply(daemon.addr());
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+    }
+    drop(stays);
+    eventually("the disk is free", BOUND, || {
+        let reply = post("/v1/embeddings", &body(20_000, "")).reply(daemon.addr());
+        (reply.status() == 200).then_some(())
+    });
+}
+
+#[test]
 fn bodies_that_cannot_be_taken_are_refused_with_the_field_and_the_limit() {
     let upstream = echo();
     let daemon = Setup::with(&upstream).set("limits", "max_body_bytes", 2000).start();

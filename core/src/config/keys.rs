@@ -156,6 +156,7 @@ sections! {
         max_body_bytes: u64 = BYTES, "67_108_864", Now, "Largest request body (bytes).";
         max_buffered_bytes: u64 = BYTES, "536_870_912", Now, "Request bodies held in memory by all requests together (bytes).";
         body_spool_bytes: u64 = BYTES, "1_048_576", Now, "Bodies of relayed requests over this wait in an unlinked file in _staging, not in memory (bytes).";
+        max_spooled_bytes: u64 = BYTES, "4_294_967_296", Now, "Request bodies that wait in such files, all together (bytes).";
         require_template: bool = Bool, "true", Later, "Refuse models of local engines that have no chat template.";
         max_image_bytes: u64 = BYTES, "6_000_000", Later, "Images of one request together, decoded from base64 (bytes).";
         max_decode_pixels: u64 = COUNT, "100_000_000", Later, "Images with more pixels are not decoded.";
