@@ -7,7 +7,7 @@
 //! 2. wait for running requests, at most `drain_timeout_s` or until a second signal;
 //! 3. cut the rest: each gets its error event;
 //! 4. stop the HTTP server;
-//! 5. stop the engine and the services, and prove them gone; a second signal kills the engine at once
+//! 5. stop the engine and the services, and prove them gone; a second signal kills them at once
 //!    (with `keep_backends_on_exit`: leave them to the next daemon);
 //! 6. flush the request log;
 //! 7. stop the log writer's thread.
@@ -24,6 +24,7 @@ use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
+use chat_proxy_actors::autostart::left_over;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::guard::Role;
 use chat_proxy_actors::process::children;
@@ -86,7 +87,7 @@ pub(crate) enum ServeError {
 /// What the outside asks of a running daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// End; a second one cuts at once.
+    /// End; a second one cuts, or kills, at once.
     Stop,
     /// Read the registry again.
     Reload,
@@ -164,7 +165,7 @@ where
 }
 
 /// The right to the services of this directory. A daemon that has none itself leaves them to whoever
-/// has it.
+/// has it; it takes it only where something is left to be ended.
 fn services_lock(settings: &Settings) -> Result<Option<OwnerLock>, LockError> {
     let dir = settings::services_dir();
     let programs = settings::autostart(settings);
@@ -173,6 +174,8 @@ fn services_lock(settings: &Settings) -> Result<Option<OwnerLock>, LockError> {
         return Ok(None);
     }
     match OwnerLock::of_services(&dir) {
+        // Nothing is left: the lock is given back, for a daemon that has services.
+        Ok(_) if !has_some && left_over(&dir).is_empty() => Ok(None),
         Ok(lock) => Ok(Some(lock)),
         Err(LockError::ServicesTaken { owner, .. }) if !has_some => {
             tracing::info!(owner, "services of this directory are another daemon's");
@@ -244,7 +247,7 @@ impl Daemon {
                         Err(panic) => io::Error::other(panic),
                     };
                     self.house.ledger.drain();
-                    tokio::join!(self.stop_engine(&mut orders), self.stop_services());
+                    self.stop_backends(&mut orders).await;
                     self.close_log().await;
                     return Err(ServeError::Server(error));
                 }

@@ -36,8 +36,10 @@ pub(crate) fn run(settings: &Settings, dry_run: bool) -> ExitCode {
 }
 
 fn sweep(settings: &Settings, state_path: &Path, dry_run: bool) -> Result<(), String> {
-    sweep_engine(settings, state_path, dry_run)?;
-    sweep_services(settings, dry_run)
+    // Each for itself: what hinders one is no reason to leave the other.
+    let both = [sweep_engine(settings, state_path, dry_run), sweep_services(settings, dry_run)];
+    let failed: Vec<String> = both.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 /// Services, too, outlive a daemon that was killed.

@@ -9,6 +9,7 @@ mod tail;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_killed};
@@ -34,7 +35,17 @@ pub(crate) fn open(path: &Path, keep: u32) -> io::Result<File> {
     if fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
         rotation::rotate(path, keep)?;
     }
-    OpenOptions::new().create(true).append(true).open(path)
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    // A pipe that nobody reads would block the open for ever, and one that somebody reads the
+    // program.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = options.custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)?;
+    Ok(file)
 }
 
 /// The line that tells why the program ended; `killed`: by a signal. Blocking.

@@ -5,6 +5,7 @@ use chat_proxy_actors::autostart::messages::{
     AutostartStatus, EnsureStarted, GetServices, StopService,
 };
 use chat_proxy_actors::gpu_arbiter::messages::StartsChanged;
+use chat_proxy_core::autostart::failure;
 use chat_proxy_core::{ApiError, Code};
 use serde::Deserialize;
 use serde_json::json;
@@ -17,7 +18,7 @@ use super::{error, management};
 pub(super) async fn status(state: web::Data<AppState>) -> HttpResponse {
     match services(&state).await {
         Ok(shown) => HttpResponse::Ok().json(shown),
-        Err(failure) => error::respond(&failure),
+        Err(refusal) => error::respond(&refusal),
     }
 }
 
@@ -67,7 +68,11 @@ async fn try_start(
     if !wait {
         return Ok(HttpResponse::Accepted().json(json!({"service": service, "state": "starting"})));
     }
-    outcome.await.map_err(|_| lost())??;
+    tokio::select! {
+        told = outcome => told.map_err(|_| lost())??,
+        // While there is still somebody to answer.
+        () = state.life.until_cut() => return Err(failure::ending()),
+    }
     Ok(HttpResponse::Ok().json(json!({"service": service, "state": "ready"})))
 }
 

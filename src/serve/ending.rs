@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use chat_proxy_actors::autostart::messages::StopAll;
+use chat_proxy_actors::autostart::messages::{Hurry as HurryServices, StopAll};
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
 use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
@@ -41,13 +41,41 @@ impl Daemon {
         if tokio::time::timeout(STOP_GRACE, stop).await.is_err() {
             tracing::warn!("the HTTP server did not stop in time");
         }
-        // Both at once: neither needs the other.
-        tokio::join!(self.stop_engine(orders), self.stop_services());
+        self.stop_backends(orders).await;
         self.close_log().await;
     }
 
+    /// Stops the engine and the services, both at once: neither needs the other. A second signal has
+    /// them killed at once.
+    pub(super) async fn stop_backends(&self, orders: &mut mpsc::Receiver<Order>) {
+        let stopping = async { tokio::join!(self.stop_engine(), self.stop_services()) };
+        tokio::pin!(stopping);
+        tokio::select! {
+            _ = &mut stopping => {}
+            () = second_stop(orders) => {
+                self.hurry();
+                stopping.await;
+            }
+        }
+    }
+
+    fn hurry(&self) {
+        tracing::warn!("told twice: engine and services are killed");
+        let services = self.house.directory.port(|book| book.autostart.clone());
+        if let Err(error) = services.tell(HurryServices) {
+            tracing::warn!(%error, "who has the services did not hear it");
+        }
+        if self.lock.is_none() {
+            return;
+        }
+        let supervisor = self.house.directory.port(|book| book.vllm.clone());
+        if let Err(error) = supervisor.tell(Hurry) {
+            tracing::warn!(%error, "the supervisor did not hear it");
+        }
+    }
+
     /// Stops the services that we started, unless they are to run on.
-    pub(super) async fn stop_services(&self) {
+    async fn stop_services(&self) {
         let services = self.house.directory.port(|book| book.autostart.clone());
         let until = Instant::now() + self.services_budget;
         loop {
@@ -63,25 +91,12 @@ impl Daemon {
         }
     }
 
-    /// Stops the engine, unless it is to run on; a second signal kills it at once.
-    pub(super) async fn stop_engine(&self, orders: &mut mpsc::Receiver<Order>) {
+    /// Stops the engine, unless it is to run on.
+    async fn stop_engine(&self) {
         if self.lock.is_none() {
             return;
         }
-        let stopping = tokio::time::timeout(self.engine_budget, self.ask_for_end());
-        tokio::pin!(stopping);
-        let ended = tokio::select! {
-            ended = &mut stopping => ended,
-            () = second_stop(orders) => {
-                tracing::warn!("told twice: the engine is killed");
-                let supervisor = self.house.directory.port(|book| book.vllm.clone());
-                if let Err(error) = supervisor.tell(Hurry) {
-                    tracing::warn!(%error, "the supervisor did not hear it");
-                }
-                stopping.await
-            }
-        };
-        match ended {
+        match tokio::time::timeout(self.engine_budget, self.ask_for_end()).await {
             Ok(Ended::Clean) => {}
             Ok(Ended::Kept(model, pid)) => {
                 tracing::info!(%model, pid, "the engine runs on, for the next daemon; `sweep` ends it");

@@ -1,16 +1,21 @@
 //! Services that are started when a request needs them, as their users see it.
 
+mod harm;
+mod survival;
+
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::daemon::PROGRAM;
-use crate::support::engines::{free_port, greeting, hello, is_alive, kill_process, text_of};
+use crate::support::engines::{
+    families, free_port, greeting, hello, is_alive, kill_process, text_of,
+};
 use crate::support::{Ask, BOUND, Daemon, Engines, Reply, Setup, eventually};
 
 const JOURNAL: &str = "journal.jsonl";
@@ -56,6 +61,16 @@ impl Service {
     #[track_caller]
     fn assert_gone(&self) {
         eventually("the port is free", BOUND, || TcpListener::bind(("127.0.0.1", self.port)).ok());
+    }
+}
+
+impl Drop for Service {
+    /// It outlives a daemon that is killed, as at the end of a test.
+    fn drop(&mut self) {
+        for group in families(self.port) {
+            // It may have ended by now.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
     }
 }
 
@@ -148,6 +163,18 @@ fn ready_is_what_its_table_says() {
             fs::read_to_string(daemon.path("_staging/autostart/llama.pid")).expect("a file");
         assert_eq!(pid_file.lines().next(), Some(pid(&daemon).to_string().as_str()));
     }
+    // And nothing else: its backend answers, but not its sign.
+    let nowhere = free_port();
+    for more in [
+        format!(", ready_url = \"http://127.0.0.1:{nowhere}/health\""),
+        ", ready_log = \"what it never says\"".to_owned(),
+    ] {
+        let service = Service::new(&[]);
+        let daemon = service.setup(&format!("{more}, grace_period_s = 2.0")).start();
+        let reply = hello("tiny-c", false, json!({})).reply(daemon.addr());
+        reply.error(504, "err_model_start_timeout");
+        assert!(!daemon.path("_staging/autostart/llama.ready").exists());
+    }
 }
 
 #[test]
@@ -221,55 +248,6 @@ fn the_switch_is_for_engines_too() {
 }
 
 #[test]
-fn a_service_outlives_a_daemon_that_is_killed_and_is_taken_over() {
-    let service = Service::new(&[]);
-    let mut daemon = service.setup("").start();
-    assert_answers(&daemon);
-    let first = pid(&daemon);
-    daemon.kill();
-    assert!(is_alive(first));
-    daemon.restart();
-    eventually("it is taken over", BOUND, || {
-        (status(&daemon)["services"]["llama"]["state"] == "ready").then_some(())
-    });
-    assert_eq!(pid(&daemon), first);
-    assert_answers(&daemon);
-    assert_eq!(Service::starts(&daemon), 1);
-    daemon.terminate();
-    daemon.wait_exit(BOUND);
-    service.assert_gone();
-}
-
-#[test]
-fn the_engines_sweep_leaves_services_alone_and_the_other_way_round() {
-    let service = Service::new(&["--sim-leave-child=daemon"]);
-    let table = format!("{{ llama = {{ command = {} }} }}", service.command());
-    let mut engined = Engines::two()
-        .set("autostart", "services", table)
-        .set("autostart", "autostart_map", "\"gguf:llama\"")
-        .entry(json!({"name": "tiny-c", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": service.port}}))
-        .start();
-    assert_answers(&engined.daemon);
-    let family = || crate::support::engines::families(service.port);
-    let before = family();
-    assert!(before.len() >= 2, "the service has a child in a session of its own: {before:?}");
-    // Two swaps sweep what engines leave.
-    for model in ["tiny-a", "tiny-b", "tiny-a"] {
-        engined.assert_answers(model);
-    }
-    assert_eq!(family(), before, "the service and its child live");
-    let reply = order(&engined.daemon, "stop", &json!({"service": "llama"}));
-    assert_eq!(reply.status(), 200, "{}", reply.text());
-    assert!(family().is_empty(), "the service's child went with it");
-    engined.assert_answers("tiny-a");
-    let engines = engined.starts().into_iter().filter(|model| model != "tiny-c").count();
-    assert_eq!(engines, 3, "the engine was left alone");
-    engined.daemon.terminate();
-    engined.daemon.wait_exit(BOUND);
-}
-
-#[test]
 fn an_ollama_that_is_not_there_is_started() {
     let port = free_port();
     let command = format!(
@@ -285,7 +263,7 @@ fn an_ollama_that_is_not_there_is_started() {
             "tiny-o"
         ]
     );
-    let daemon = Setup::new()
+    let mut daemon = Setup::new()
         .set("autostart", "services", format!("{{ my-ollama = {{ command = {command} }} }}"))
         .set("autostart", "autostart_map", "\"ollama=my-ollama\"")
         .set("ollama", "ollama_base_url", format!("\"http://127.0.0.1:{port}\""))
@@ -296,6 +274,8 @@ fn an_ollama_that_is_not_there_is_started() {
         assert_eq!(reply.status(), 200, "{}", reply.text());
         assert_eq!(text_of(&reply), greeting("tiny-o"));
     }
+    daemon.terminate();
+    daemon.wait_exit(BOUND);
 }
 
 #[test]
@@ -341,71 +321,5 @@ fn mistakes_in_the_map_stop_the_start_by_name() {
             "{}",
             ended.stderr
         );
-        assert!(Path::new(ended.dir.path()).exists());
     }
-}
-
-#[test]
-fn a_daemon_that_is_told_to_end_does_not_wait_for_a_start() {
-    let service = Service::new(&["--sim-never-ready"]);
-    let mut daemon = service.setup("").start();
-    let waiting = hello("tiny-c", false, json!({})).open(daemon.addr());
-    eventually("it is starting", BOUND, || {
-        (status(&daemon)["services"]["llama"]["state"] == "starting").then_some(())
-    });
-    let begun = Instant::now();
-    daemon.terminate();
-    let mut waiting = waiting;
-    waiting.reply().error(503, "err_draining");
-    assert_eq!(daemon.wait_exit(BOUND).code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    service.assert_gone();
-}
-
-#[test]
-fn what_a_dead_daemon_left_is_swept_and_a_living_ones_is_not() {
-    let service = Service::new(&["--sim-leave-child=daemon"]);
-    let mut daemon = service.setup("").start();
-    assert_answers(&daemon);
-    let (code, said) = daemon.program(&["sweep"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("owner.lock"), "{said}");
-    assert_answers(&daemon);
-    daemon.kill();
-    let (code, said) = daemon.program(&["sweep", "--dry-run"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("2 processes are left of the service llama"), "{said}");
-    let (code, said) = daemon.program(&["sweep"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("nothing is left of any service"), "{said}");
-    assert!(crate::support::engines::families(service.port).is_empty());
-    service.assert_gone();
-}
-
-#[test]
-fn two_daemons_do_not_share_a_directory_of_services() {
-    let service = Service::new(&[]);
-    let daemon = service.setup("").start();
-    assert_answers(&daemon);
-    let state = ("CHAT_PROXY_VLLM_STATE_PATH", "elsewhere/active.json");
-    let (code, said) = daemon.program_with(&["serve"], &[state]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("autostart/owner.lock") && said.contains("services"), "{said}");
-    assert_answers(&daemon);
-}
-
-#[test]
-fn a_start_survives_the_death_of_whoever_made_it() {
-    let service = Service::new(&["--sim-load-ms", "800"]);
-    let daemon = service.setup("").start();
-    thread::scope(|scope| {
-        let asking = scope.spawn(|| hello("tiny-c", false, json!({})).reply(daemon.addr()));
-        eventually("it is starting", BOUND, || (Service::starts(&daemon) == 1).then_some(()));
-        let told = Ask::post("/v1/debug/panic/autostart", &json!({})).reply(daemon.addr());
-        assert_eq!(told.status(), 204, "{}", told.text());
-        // Whoever asked hears that the start got lost; what was started is not.
-        asking.join().expect("an answer").error(502, "err_backend_unavailable");
-    });
-    assert_answers(&daemon);
-    assert_eq!(Service::starts(&daemon), 1, "it was taken over");
 }

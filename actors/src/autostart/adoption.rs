@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use chat_proxy_core::autostart::life::Event;
-use chat_proxy_core::autostart::{Adapter, Plan, StopSignal};
+use chat_proxy_core::autostart::{Adapter, Plan, StopSignal, is_name};
 use chat_proxy_core::engine::state_file::Process;
 use futures_util::future::join_all;
 
@@ -69,6 +69,8 @@ impl AutostartActor {
         let Survivor { name, record, ready } = survivor;
         let (name, process) = (Name::from(name), record.leader);
         let Some(service) = self.services.get_mut(&name) else { return };
+        let snapshot = &self.parts.registry.load().snapshot;
+        service.was_started_for(record.started_for.as_deref(), snapshot);
         if let Ok(Some(handle)) = Handle::open(process) {
             let (handle, members) = (Arc::new(handle), record.members);
             children::claim(&service.files.mark(), &members);
@@ -156,7 +158,7 @@ async fn end_left(name: String, files: Runfiles, record: Option<Record>, marked:
                 "a process of a service that nobody wants is ended"
             );
         }
-        if let Err(who) = end(&tree, Some(StopSignal::Term), UNWANTED_GRACE).await {
+        if let Err(who) = end(&tree, StopSignal::Term, UNWANTED_GRACE).await {
             tracing::error!(service = name, who, "what is left of a service cannot be ended");
             return; // its runfile still names it
         }
@@ -165,5 +167,9 @@ async fn end_left(name: String, files: Runfiles, record: Option<Record>, marked:
             handle.reap();
         }
     }
-    files.forget();
+    children::disclaim(&files.mark());
+    // A name that stands in a process's environment can be anything: also a path.
+    if is_name(&name) {
+        files.forget();
+    }
 }

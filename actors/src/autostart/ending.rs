@@ -12,8 +12,6 @@ use super::{AutostartActor, Name};
 use crate::process::tree::{Look, Tree};
 use crate::process::{Handle, children};
 
-/// After an ordinary stop the rest of the tree may end by itself for this long.
-const TIDY_GRACE: Duration = Duration::from_secs(5);
 /// What SIGKILL does not end within this is stuck.
 pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,15 +31,20 @@ impl AutostartActor {
 
     /// Ends what is left and proves it gone. The leader stays a zombie until then: so its number,
     /// which is the group's, cannot become somebody else's.
-    pub(super) fn sweep(&mut self, name: &Name, run: Run, patient: bool, ctx: &mut Context<Self>) {
+    pub(super) fn sweep(
+        &mut self,
+        name: &Name,
+        run: Run,
+        patience: Duration,
+        ctx: &mut Context<Self>,
+    ) {
         self.stop_looking(name, ctx);
         let Some(service) = self.services.get(name) else { return };
         service.files.not_ready();
         let tree = service.tree(run);
-        let signal = patient.then_some(service.command.stop_signal);
-        let grace = self.parts.stop_timeout.min(TIDY_GRACE);
+        let signal = service.command.stop_signal;
         let work = async move {
-            match end(&tree, signal, grace).await {
+            match end(&tree, signal, patience).await {
                 Ok(()) => Event::Swept(run.generation),
                 Err(who) => Event::NotSwept(run.generation, who),
             }
@@ -77,26 +80,19 @@ impl AutostartActor {
     }
 }
 
-/// Ends a tree; with a signal, its members may first end by themselves. The error names who lives.
-pub(super) async fn end(
-    tree: &Tree,
-    signal: Option<StopSignal>,
-    grace: Duration,
-) -> Result<(), String> {
-    let grace = match signal {
-        Some(signal) => {
-            for member in tree.look_soon(Look::Whole).await {
-                if let Ok(Some(handle)) = Handle::open(member)
-                    && let Err(error) = handle.stop(signal)
-                {
-                    tracing::warn!(pid = member.pid, %error, "a process cannot be told to end");
-                }
+/// Ends a tree; for so long its members may end by themselves, and are told to. The error names who
+/// lives.
+pub(super) async fn end(tree: &Tree, signal: StopSignal, grace: Duration) -> Result<(), String> {
+    if !grace.is_zero() {
+        for member in tree.look_soon(Look::Whole).await {
+            if let Ok(Some(handle)) = Handle::open(member)
+                && let Err(error) = handle.stop(signal)
+            {
+                tracing::warn!(pid = member.pid, %error, "a process cannot be told to end");
             }
-            grace
         }
-        None => Duration::ZERO,
-    };
-    tree.sweep(grace, SWEEP_PATIENCE).await?;
+    }
+    tree.sweep(grace, grace + SWEEP_PATIENCE).await?;
     // Of whomever it is the child: one that was taken over may be ours.
     if let Ok(Some(leader)) = Handle::open(tree.leader) {
         leader.reap();

@@ -131,12 +131,7 @@ impl AutostartActor {
 
     /// Starts what is to run from the beginning, one after the other, as if by hand.
     pub(super) fn preload(&mut self, ctx: &mut Context<Self>) {
-        let names = self.parts.preload.take();
-        self.preload_rest(names.into_iter(), ctx);
-    }
-
-    fn preload_rest(&mut self, mut names: std::vec::IntoIter<String>, ctx: &mut Context<Self>) {
-        let Some(name) = names.next() else { return };
+        let Some(name) = self.parts.preload.next() else { return };
         if self.ending {
             return;
         }
@@ -158,7 +153,8 @@ impl AutostartActor {
                     tracing::error!(name, %error, hint, "could not be preloaded");
                 }
             }
-            actor.preload_rest(names, ctx);
+            actor.parts.preload.is_done(&name);
+            actor.preload(ctx);
         }));
     }
 }

@@ -6,36 +6,46 @@
 use std::collections::BTreeMap;
 
 use actix::{AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
+use chat_proxy_core::ApiError;
+use chat_proxy_core::autostart::life::Event;
 use chat_proxy_core::autostart::{Adapter, failure};
+use chat_proxy_core::registry::Endpoint;
 use tokio::sync::oneshot;
 
 use super::messages::{
-    AutostartStatus, Enable, EnsureStarted, GetServices, ServiceStatus, StopAll, StopService,
+    AutostartStatus, EnsureStarted, GetServices, Hurry, ServiceStatus, StopAll, StopService,
 };
+use super::service::Asker;
 use super::{AutostartActor, Name};
 
 impl AutostartActor {
     pub(super) fn ensure(&mut self, order: EnsureStarted, ctx: &mut Context<Self>) {
         let EnsureStarted { service, probe, by_request, reply } = order;
         let name = Name::from(service);
-        let refusal = match self.parts.plan.get(&name) {
-            None => Some(failure::unknown(&name)),
-            Some(_) if self.ending => Some(failure::ending()),
-            Some(_) if by_request && !self.parts.enabled.is_on() => Some(failure::disabled(&name)),
-            Some(_) => None,
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refusal(&name, probe.as_ref(), by_request) {
             // Who asked may have left.
             let _ = reply.send(Err(refusal));
-            return;
+        } else if self.services.contains_key(&name) {
+            self.ask(&name, by_request, Asker { reply, probe }, ctx);
+        } else {
+            self.ask_entry(&name, reply, ctx);
         }
-        match self.services.get_mut(&name) {
-            Some(service) => {
-                service.wanted = probe.or(service.wanted.take());
-                self.ask(&name, by_request, reply, ctx);
-            }
-            None => self.ask_entry(&name, reply, ctx),
+    }
+
+    /// Why nothing is started for that.
+    fn refusal(&self, name: &Name, probe: Option<&Endpoint>, by_request: bool) -> Option<ApiError> {
+        if self.parts.plan.get(name).is_none() {
+            return Some(failure::unknown(name));
         }
+        if self.ending {
+            return Some(failure::ending());
+        }
+        if by_request && !self.parts.enabled.is_on() {
+            return Some(failure::disabled(name));
+        }
+        let (service, probe) = (self.services.get(name)?, probe?);
+        let helps = service.is_for(probe, &self.parts.registry.load().snapshot);
+        (!helps).then(|| failure::elsewhere(name, probe.base()))
     }
 
     fn stop_one(&mut self, order: StopService, ctx: &mut Context<Self>) {
@@ -80,11 +90,14 @@ impl Handler<StopService> for AutostartActor {
     }
 }
 
-impl Handler<Enable> for AutostartActor {
+impl Handler<Hurry> for AutostartActor {
     type Result = ();
 
-    fn handle(&mut self, Enable(on): Enable, _: &mut Self::Context) {
-        self.parts.enabled.set(on);
+    fn handle(&mut self, _: Hurry, ctx: &mut Self::Context) {
+        let names: Vec<Name> = self.services.keys().cloned().collect();
+        for name in names {
+            self.apply(&name, Event::Hurry, ctx);
+        }
     }
 }
 

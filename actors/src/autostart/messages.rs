@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 pub struct EnsureStarted {
     /// Which.
     pub service: String,
-    /// The backend that is to answer then: it tells that the service is ready, where the service
-    /// has no other sign.
+    /// The backend that is to answer then. It tells that the service is ready where that has no other
+    /// sign, and the start is for this one.
     pub probe: Option<Endpoint>,
     /// A request needs it, and not a person by hand: that is refused where autostart is off.
     pub by_request: bool,
@@ -34,15 +34,15 @@ pub struct StopService {
     pub reply: oneshot::Sender<Result<(), ApiError>>,
 }
 
-/// Requests start services from now on, or do not.
-#[derive(Message, Debug, Clone, Copy)]
-#[rtype(result = "()")]
-pub struct Enable(pub bool);
-
 /// Stop all services that we started; answers when they are gone.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct StopAll;
+
+/// Whatever ends is killed at once.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Hurry;
 
 /// How every service is.
 #[derive(Message, Debug, Clone, Copy)]

@@ -8,6 +8,7 @@
 //! lives, wait in a handler, or signal what is not ours.
 
 mod adoption;
+mod answers;
 mod ending;
 mod entries;
 mod handlers;
@@ -25,8 +26,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
-use chat_proxy_core::autostart::life::{Effect, Event, Outcome, Ticket};
-use chat_proxy_core::autostart::{Adapter, failure};
+use chat_proxy_core::autostart::Adapter;
+use chat_proxy_core::autostart::life::{Effect, Event, Ticket};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
 
@@ -36,7 +37,7 @@ use crate::guard::Guard;
 pub use adoption::left_over;
 use entries::EntryService;
 pub use parts::{AutostartParts, Entries, Preload, Switch};
-use service::Service;
+use service::{Asker, Service};
 
 /// A service's name.
 type Name = Rc<str>;
@@ -89,23 +90,23 @@ impl AutostartActor {
     }
 
     /// Somebody wants a program.
-    fn ask(&mut self, name: &Name, by_request: bool, reply: Reply, ctx: &mut Context<Self>) {
-        if let Some(ticket) = self.admit(name, reply) {
+    fn ask(&mut self, name: &Name, by_request: bool, asker: Asker, ctx: &mut Context<Self>) {
+        if let Some(ticket) = self.admit(name, asker) {
             self.apply(name, Event::Ask { ticket, by_request }, ctx);
         }
     }
 
     /// Somebody wants a program gone.
     fn stop(&mut self, name: &Name, reply: Reply, ctx: &mut Context<Self>) {
-        if let Some(ticket) = self.admit(name, reply) {
+        if let Some(ticket) = self.admit(name, Asker { reply, probe: None }) {
             self.apply(name, Event::Stop(ticket), ctx);
         }
     }
 
-    fn admit(&mut self, name: &Name, reply: Reply) -> Option<Ticket> {
+    fn admit(&mut self, name: &Name, asker: Asker) -> Option<Ticket> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.services.get_mut(name)?.askers.insert(ticket, reply);
+        self.services.get_mut(name)?.askers.insert(ticket, asker);
         Some(ticket)
     }
 
@@ -127,7 +128,11 @@ impl AutostartActor {
 
     fn carry_out(&mut self, name: &Name, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
-            Effect::Look(generation) => self.look(name, generation, ctx),
+            // What was under way when the daemon began to end.
+            Effect::Look(generation, _) | Effect::Spawn(generation) if self.ending => {
+                self.later(name, async move { Event::Refused(generation) }, ctx);
+            }
+            Effect::Look(generation, first) => self.look(name, generation, first, ctx),
             Effect::Spawn(generation) => self.spawn(name, generation, ctx),
             Effect::Watch(run) => self.watch(name, run, ctx),
             Effect::AwaitReady(run) => self.await_ready(name, run, ctx),
@@ -136,7 +141,7 @@ impl AutostartActor {
             Effect::Signal(run) => self.signal(name, run, ctx),
             Effect::Sweep(run, patient) => self.sweep(name, run, patient, ctx),
             Effect::Forget => self.forget(name),
-            Effect::Answer(tickets, outcome) => self.answer(name, &tickets, &outcome),
+            Effect::Answer(tickets, outcome) => self.answer(name, &tickets, &outcome, ctx),
         }
     }
 
@@ -155,19 +160,6 @@ impl AutostartActor {
             service.timer = Some(ctx.run_later(clock::until(at), move |actor, ctx| {
                 actor.apply(&name, Event::Tick, ctx);
             }));
-        }
-    }
-
-    fn answer(&mut self, name: &Name, tickets: &[Ticket], outcome: &Outcome) {
-        let Some(service) = self.services.get_mut(name) else { return };
-        let answer = match outcome {
-            Outcome::Ready | Outcome::Gone => Ok(()),
-            Outcome::NotOurs => Err(failure::not_ours(name)),
-            Outcome::Failed(failure) => Err(failure.error(name, &service.files.shown_log())),
-        };
-        for reply in tickets.iter().filter_map(|ticket| service.askers.remove(ticket)) {
-            // Who asked may have left.
-            let _ = reply.send(answer.clone());
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chat_proxy_core::ApiError;
@@ -83,8 +83,20 @@ impl From<Vec<String>> for Preload {
 }
 
 impl Preload {
-    /// The names, the first time.
-    pub(super) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The first that is not done: it stays until it is, for an actor may die over it.
+    pub(super) fn next(&self) -> Option<String> {
+        self.names().first().cloned()
+    }
+
+    /// It was started, or could not be.
+    pub(super) fn is_done(&self, name: &str) {
+        let mut names = self.names();
+        if names.first().is_some_and(|first| first == name) {
+            names.remove(0);
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,6 +23,8 @@ const LATER_PAUSE: Duration = Duration::from_millis(100);
 const FIRST_TIME: Duration = Duration::from_secs(5);
 /// One without any other sign is ready when it has lived for this long.
 const LIVED: Duration = Duration::from_secs(1);
+/// A backend that somebody asks for has this long to answer when its service is ready.
+const BESIDE: Duration = Duration::from_secs(3);
 /// As much of a log is read at once.
 const PIECE: u64 = 1 << 20;
 
@@ -57,12 +59,8 @@ impl Target {
         Some(answer.status().as_u16())
     }
 
-    /// Whether it answers well: somebody runs this service.
-    pub(super) async fn is_taken(&self, clients: &Clients) -> bool {
-        self.ask(clients).await.is_some_and(|status| (200..300).contains(&status))
-    }
-
-    /// Whether the server is up. An address that was named for this must say so itself; a backend
+    /// Whether the server is up, or, before a start, somebody else's has its place: what would count
+    /// as ours must not be there before. An address that was named for this must say so itself; a backend
     /// that refuses us (401, 404) is up as well, but not one that still loads (503).
     pub(super) async fn is_up(&self, clients: &Clients) -> bool {
         let up = match self {
@@ -70,6 +68,21 @@ impl Target {
             Target::Backend(_) => 200..500,
         };
         self.ask(clients).await.is_some_and(|status| up.contains(&status))
+    }
+
+    /// Whether anybody answers there, however, within a short time: it may be the last of several
+    /// that a service opens.
+    pub(super) async fn answers_soon(&self, clients: &Clients) -> bool {
+        let until = Instant::now() + BESIDE;
+        loop {
+            if self.ask(clients).await.is_some() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(LATER_PAUSE).await;
+        }
     }
 
     /// Looks until it is.

@@ -4,8 +4,8 @@
 //! file also has the start time and the machine's boot. Names of services make good file names; the
 //! plan has seen to that.
 //!
-//! `<service>.pid`: the pid alone in the first line, for tools; then `start`, `boot`, `spec` and a
-//! `member` for each further process, in a line each.
+//! `<service>.pid`: the pid alone in the first line, for tools; then `start`, `boot`, `spec`, `for` (the
+//! backend that it was started for, if any) and a `member` for each further process, in a line each.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,14 +26,19 @@ pub(super) struct Record {
     pub(super) boot: String,
     /// Which command it was.
     pub(super) spec: String,
+    /// Address of the backend that it was started for.
+    pub(super) started_for: Option<String>,
     pub(super) members: Vec<Process>,
 }
 
 impl Record {
     fn write(&self) -> String {
-        let Record { leader, boot, spec, members } = self;
+        let Record { leader, boot, spec, started_for, members } = self;
         let mut text =
             format!("{}\nstart {}\nboot {boot}\nspec {spec}\n", leader.pid, leader.start_time);
+        if let Some(address) = started_for {
+            let _ = writeln!(text, "for {address}");
+        }
         for member in members {
             // Writing to a text cannot fail.
             let _ = writeln!(text, "member {} {}", member.pid, member.start_time);
@@ -45,17 +50,19 @@ impl Record {
         let mut lines = text.lines();
         let pid = lines.next()?.trim().parse().ok()?;
         let (mut start_time, mut boot, mut spec) = (None, String::new(), String::new());
-        let mut members = Vec::new();
+        let (mut started_for, mut members) = (None, Vec::new());
         for (key, value) in lines.filter_map(|line| line.split_once(' ')) {
             match key {
                 "start" => start_time = value.parse().ok(),
                 "boot" => value.clone_into(&mut boot),
                 "spec" => value.clone_into(&mut spec),
+                "for" => started_for = Some(value.to_owned()),
                 "member" => members.extend(member(value)),
                 _ => {} // of a later version
             }
         }
-        Some(Record { leader: Process { pid, start_time: start_time? }, boot, spec, members })
+        let leader = Process { pid, start_time: start_time? };
+        Some(Record { leader, boot, spec, started_for, members })
     }
 }
 
@@ -189,6 +196,7 @@ mod tests {
             leader: process(7),
             boot: "b-1".into(),
             spec: "s".into(),
+            started_for: Some("http://127.0.0.1:1/v1".into()),
             members: vec![process(7), process(8)],
         };
         files.write(&record).unwrap();

@@ -1,8 +1,10 @@
 //! One service that is a program of ours, as the actor knows it.
 //!
-//! Owns: its life, who waits for it, what is known of its process. Must never do: act.
+//! Owns: its life, who waits for it, what is known of its process, and what tells how it is: a sign of
+//! its own. Must never do: act, or take the word of one who asks for a sign: his entry may be wrong.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use actix::SpawnHandle;
@@ -10,6 +12,7 @@ use chat_proxy_core::autostart::life::{Life, LifeRules, Run, Ticket};
 use chat_proxy_core::autostart::{Command, Ready, ServiceSpec};
 use chat_proxy_core::engine::state_file::Process;
 use chat_proxy_core::registry::{Endpoint, Placement, Snapshot};
+use url::Host;
 
 use super::messages::ServiceStatus;
 use super::probe::{Sign, Target};
@@ -26,16 +29,22 @@ pub(super) struct Running {
     pub(super) members: Vec<Process>,
 }
 
+/// Who waits for an answer.
+pub(super) struct Asker {
+    pub(super) reply: Reply,
+    /// The backend that he needs.
+    pub(super) probe: Option<Endpoint>,
+}
+
 /// See the module.
 pub(super) struct Service {
     pub(super) spec: ServiceSpec,
     pub(super) command: Command,
     pub(super) files: Runfiles,
     pub(super) life: Life,
-    /// Who waits for an answer.
-    pub(super) askers: HashMap<Ticket, Reply>,
-    /// The backend that was wanted last.
-    pub(super) wanted: Option<Endpoint>,
+    pub(super) askers: HashMap<Ticket, Asker>,
+    /// The backend that this start is for, where the service has no sign of its own.
+    pub(super) started_for: Option<Endpoint>,
     pub(super) running: Option<Running>,
     /// The look for readiness, or for a sign of life.
     pub(super) looking: Option<SpawnHandle>,
@@ -57,7 +66,7 @@ impl Service {
             files: Runfiles::of(&parts.dir, &spec.name),
             life: Life::new(rules),
             askers: HashMap::new(),
-            wanted: None,
+            started_for: None,
             running: None,
             looking: None,
             timer: None,
@@ -68,18 +77,58 @@ impl Service {
         }
     }
 
-    /// The backend that it is to serve: the one that was wanted, else that of the first entry that
-    /// is its.
+    /// A start begins, for whoever needs that backend.
+    pub(super) fn starts_for(&mut self, probe: Option<Endpoint>, snapshot: &Snapshot) {
+        self.started_for = probe.or_else(|| self.mapped(snapshot).next());
+    }
+
+    /// It was found running; the address is that of the backend that it was started for.
+    pub(super) fn was_started_for(&mut self, base: Option<&str>, snapshot: &Snapshot) {
+        let all = (0..snapshot.entries().len()).map(|at| endpoint(snapshot.placement(at)));
+        self.started_for = base.and_then(|base| all.into_iter().find(|e| e.base() == base));
+    }
+
+    /// The backends of the entries that it names.
+    fn named(&self, snapshot: &Snapshot) -> impl Iterator<Item = Endpoint> {
+        let positions = self.spec.models.iter().filter_map(|model| snapshot.position(model).ok());
+        positions.map(|at| endpoint(snapshot.placement(at)))
+    }
+
+    /// Those of the entries of this machine that it is mapped to.
+    fn mapped(&self, snapshot: &Snapshot) -> impl Iterator<Item = Endpoint> {
+        let mapped = |at: &usize| {
+            let kind = &snapshot.entries()[*at].backend;
+            self.spec.backends.iter().any(|backend| backend.eq_ignore_ascii_case(kind))
+        };
+        let all = (0..snapshot.entries().len()).filter(mapped);
+        all.map(|at| endpoint(snapshot.placement(at))).filter(is_here)
+    }
+
+    /// Whether a start can help one who needs that backend: it is on this machine, or an entry that
+    /// the service names.
+    pub(super) fn is_for(&self, probe: &Endpoint, snapshot: &Snapshot) -> bool {
+        is_here(probe) || self.named(snapshot).any(|named| named.base() == probe.base())
+    }
+
+    /// The backend that tells how it is: that of the first entry that it names, else the one that it
+    /// was started for.
     pub(super) fn backend(&self, snapshot: &Snapshot) -> Option<Endpoint> {
-        self.wanted.clone().or_else(|| {
-            let named = self.spec.models.iter().filter_map(|model| snapshot.position(model).ok());
-            let mapped = |at: &usize| {
-                let kind = &snapshot.entries()[*at].backend;
-                self.spec.backends.iter().any(|backend| backend.eq_ignore_ascii_case(kind))
-            };
-            let all = (0..snapshot.entries().len()).filter(mapped);
-            named.chain(all).next().map(|at| endpoint(snapshot.placement(at)))
-        })
+        self.named(snapshot).next().or_else(|| self.started_for.clone())
+    }
+
+    /// Whether its sign says that this very backend answers.
+    pub(super) fn tells_of(&self, probe: &Endpoint, snapshot: &Snapshot) -> bool {
+        self.command.ready == Ready::Backend
+            && self.backend(snapshot).is_some_and(|own| own.base() == probe.base())
+    }
+
+    /// Where it may come up, if it does not where the one who caused the start needs it: his entry may
+    /// be wrong. The first is where he does.
+    pub(super) fn places(&self, snapshot: &Snapshot) -> Vec<Endpoint> {
+        if self.command.ready != Ready::Backend || self.named(snapshot).next().is_some() {
+            return Vec::new();
+        }
+        self.started_for.iter().cloned().chain(self.mapped(snapshot)).collect()
     }
 
     /// What tells that it is ready.
@@ -94,11 +143,20 @@ impl Service {
         }
     }
 
-    /// Where somebody would answer if it were up; a request asks for its own backend.
+    /// Where somebody would answer already, before a start.
+    pub(super) fn place(&self, snapshot: &Snapshot) -> Option<Target> {
+        match &self.command.ready {
+            Ready::Url(url) => Some(Target::Url(url.clone())),
+            Ready::Log(_) | Ready::Backend => self.backend(snapshot).map(Target::Backend),
+        }
+    }
+
+    /// Who is asked whether it still answers; `None`: that it lives must do. What a log said once
+    /// tells nothing of now, and the backend that such a start was for nothing of the service.
     pub(super) fn target(&self, snapshot: &Snapshot) -> Option<Target> {
-        match (&self.command.ready, &self.wanted) {
-            (Ready::Url(url), None) => Some(Target::Url(url.clone())),
-            _ => self.backend(snapshot).map(Target::Backend),
+        match &self.command.ready {
+            Ready::Log(_) => self.named(snapshot).next().map(Target::Backend),
+            Ready::Url(_) | Ready::Backend => self.place(snapshot),
         }
     }
 
@@ -119,6 +177,7 @@ impl Service {
             leader: process,
             boot: identity::boot_id().unwrap_or_default(),
             spec: super::runfiles::fingerprint(&self.command),
+            started_for: self.started_for.as_ref().map(|endpoint| endpoint.base().to_owned()),
             members,
         }
     }
@@ -143,5 +202,46 @@ fn endpoint(placement: &Placement) -> Endpoint {
         Placement::SinglePort(launch) => launch.endpoint.clone(),
         Placement::Ollama(model) => model.server.clone(),
         Placement::External(endpoint) => endpoint.clone(),
+    }
+}
+
+/// Whether a server there may be one that is started here: on this machine, or under a name that has
+/// no dot or is one of those that containers have for it.
+fn is_here(endpoint: &Endpoint) -> bool {
+    let Some(url) = url::Url::parse(endpoint.base()).ok() else { return false };
+    // An address that can be bound is one of ours.
+    let ours = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback() || ours(address.into()),
+        Some(Host::Ipv6(address)) => address.is_loopback() || ours(address.into()),
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            !name.contains('.') || name.ends_with(".localhost") || name.ends_with(".internal")
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_this_machine_is_told_from_others() {
+        for (host, here) in [
+            ("127.0.0.1", true),
+            ("127.3.2.1", true),
+            ("[::1]", true),
+            ("0.0.0.0", true),
+            ("localhost", true),
+            ("chat-proxy", true),
+            ("host.docker.internal", true),
+            ("192.0.2.7", false),
+            ("[2001:db8::7]", false),
+            ("gpu.example.com", false),
+        ] {
+            let endpoint = Endpoint::local(host, 1).unwrap();
+            assert_eq!(is_here(&endpoint), here, "{host}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use chat_proxy_core::autostart::environment;
-use chat_proxy_core::autostart::life::Event;
+use chat_proxy_core::autostart::life::{Event, State, Ticket};
 
 use super::service::Running;
 use super::{AutostartActor, Name};
@@ -24,13 +24,23 @@ const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
 
 impl AutostartActor {
     /// Somebody else may run it already.
-    pub(super) fn look(&mut self, name: &Name, generation: u64, ctx: &mut Context<Self>) {
-        let Some(service) = self.services.get(name) else { return };
-        let target = service.target(&self.parts.registry.load().snapshot);
+    pub(super) fn look(
+        &mut self,
+        name: &Name,
+        generation: u64,
+        first: Ticket,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let snapshot = &self.parts.registry.load().snapshot;
+        // For whom it is started is kept with the start: who asks later changes nothing.
+        let probe = service.askers.get(&first).and_then(|asker| asker.probe.clone());
+        service.starts_for(probe, snapshot);
+        let target = service.place(snapshot);
         let clients = self.clients.clone();
         let work = async move {
             let taken = match target {
-                Some(target) => target.is_taken(&clients).await,
+                Some(target) => target.is_up(&clients).await,
                 None => false,
             };
             Event::Seen(generation, taken)
@@ -58,11 +68,23 @@ impl AutostartActor {
         };
         let name = name.clone();
         ctx.spawn(held.into_actor(self).map(move |held, actor, ctx| {
+            if !actor.awaits(&name, generation) {
+                return; // too late: dropped, a child ends without having begun
+            }
             match held.and_then(|held| actor.name(&name, generation, &held).map(|()| held)) {
-                Ok(held) => actor.release(&name, generation, held, ctx),
+                Ok(held) => {
+                    actor.apply(&name, Event::Held(generation), ctx);
+                    actor.release(&name, generation, held, ctx);
+                }
                 Err(error) => actor.not_spawned(&name, generation, &error, ctx),
             }
         }));
+    }
+
+    /// Whether that start has not been given up meanwhile.
+    fn awaits(&self, name: &Name, of: u64) -> bool {
+        let state = self.services.get(name).map(|service| service.life.state());
+        matches!(state, Some(State::Spawning { generation, .. }) if *generation == of)
     }
 
     /// Variables that services must not see: ours, and every backend's key.

@@ -2,6 +2,7 @@
 //! a state or an answer, within a bound.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod askers;
 mod ends;
 mod entry;
 mod starts;

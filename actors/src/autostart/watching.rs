@@ -9,18 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
-use chat_proxy_core::autostart::life::{Event, Run, Who};
+use chat_proxy_core::autostart::life::{Event, Run, State, Who};
 use chat_proxy_core::engine::state_file::Process;
+use chat_proxy_core::registry::Endpoint;
 
 use super::service::{Running, Service};
 use super::{AutostartActor, Name};
 use crate::clock;
 use crate::process::tree::Look;
-use crate::process::{Handle, children};
+use crate::process::{Handle, children, identity, port};
 use crate::program_log as log;
 
 /// While a service runs, its processes are listed and its log is looked at this often.
 const HOUSE: Duration = Duration::from_secs(5);
+/// While it starts they are listed this often, and as closely as can be.
+const WATCH: Duration = Duration::from_millis(200);
 
 impl AutostartActor {
     /// Hears of its end and keeps house.
@@ -47,6 +50,7 @@ impl AutostartActor {
         };
         self.later(name, work, ctx);
         self.keep_house(name, run, ctx);
+        self.keep_watch(name, run, ctx);
     }
 
     pub(super) fn await_ready(&mut self, name: &Name, run: Run, ctx: &mut Context<Self>) {
@@ -55,12 +59,13 @@ impl AutostartActor {
         let clients = self.clients.clone();
         let work = async move {
             sign.wait(clients).await;
+            while_alive(run).await;
             Event::Ready(run.generation)
         };
         self.look_for(name, work, ctx);
     }
 
-    /// Asks whether it still answers. One of ours is asked until it does, or until the core has
+    /// Asks whether it still gives its own sign. One of ours is asked until it does, or until the core has
     /// had enough.
     pub(super) fn probe(&mut self, name: &Name, who: Who, ctx: &mut Context<Self>) {
         let Some(service) = self.services.get(name) else { return };
@@ -74,7 +79,10 @@ impl AutostartActor {
                 }
                 (Some(target), Who::Others(of)) => Event::Probed(of, target.is_up(&clients).await),
                 // There is nobody to ask: that it lives must do.
-                (None, Who::Ours(run)) => Event::Probed(run.generation, true),
+                (None, Who::Ours(run)) => {
+                    while_alive(run).await;
+                    Event::Probed(run.generation, true)
+                }
                 (None, Who::Others(of)) => Event::Probed(of, false),
             }
         };
@@ -120,6 +128,57 @@ impl AutostartActor {
         });
     }
 
+    /// While it starts, and so starts others, closely: one that leaves its parents, its group and
+    /// its environment is known only if it was seen before.
+    fn keep_watch(&mut self, name: &Name, run: Run, ctx: &mut Context<Self>) {
+        let Some(service) = self.services.get(name) else { return };
+        let starting =
+            matches!(service.life.state(), State::Starting { run: it, .. } if *it == run);
+        if !starting {
+            return;
+        }
+        let tree = service.tree(run);
+        let places = service.places(&self.parts.registry.load().snapshot);
+        let name = name.clone();
+        let work = async move {
+            let members = tree.look_soon(Look::Whole).await;
+            let place = place_of(places, &members).await;
+            (members, place)
+        };
+        ctx.spawn(work.into_actor(self).map(move |(members, place), actor, ctx| {
+            if let Some(place) = place {
+                actor.comes_up_at(&name, run, place, ctx);
+            }
+            if let Some(service) = actor.services.get_mut(&name) {
+                service.has_members(run, members);
+            }
+            ctx.run_later(WATCH, move |actor, ctx| actor.keep_watch(&name, run, ctx));
+        }));
+    }
+
+    /// It listens there: so that is where it will be ready, whoever caused the start.
+    fn comes_up_at(&mut self, name: &Name, run: Run, place: Endpoint, ctx: &mut Context<Self>) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let starting =
+            matches!(service.life.state(), State::Starting { run: it, .. } if *it == run);
+        let known = service.started_for.as_ref().is_some_and(|known| known.base() == place.base());
+        if !starting || known {
+            return;
+        }
+        tracing::warn!(
+            service = %name,
+            address = place.base(),
+            "it comes up elsewhere than at the backend it was started for"
+        );
+        service.started_for = Some(place);
+        let members = service.running.as_ref().map(|known| known.members.clone());
+        let record = service.record(run.process, members.unwrap_or_default());
+        if let Err(error) = service.files.write(&record) {
+            tracing::error!(service = %name, %error, "a runfile cannot be written");
+        }
+        self.await_ready(name, run, ctx);
+    }
+
     /// Who belongs to it is remembered: later its leader may be gone and its processes may have
     /// other names. And no engine claims them.
     fn list_members(&mut self, name: &Name, run: Run, look: Look, ctx: &mut Context<Self>) {
@@ -161,6 +220,22 @@ impl AutostartActor {
                 Err(_) => {}
             }
         }));
+    }
+}
+
+/// The first of these places at which one of those listens.
+async fn place_of(places: Vec<Endpoint>, members: &[Process]) -> Option<Endpoint> {
+    let pids: Vec<i32> = members.iter().map(|process| process.pid).collect();
+    let listens =
+        move |place: &Endpoint| place.port().is_some_and(|port| port::is_listened_by(port, &pids));
+    let look = tokio::task::spawn_blocking(move || places.into_iter().find(listens));
+    look.await.ok().flatten()
+}
+
+/// What answered may be somebody else's if ours has just ended: then its end is the news.
+async fn while_alive(run: Run) {
+    if !identity::is_alive(run.process) {
+        std::future::pending::<()>().await;
     }
 }
 

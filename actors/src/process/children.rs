@@ -75,6 +75,11 @@ pub(super) fn forget(pid: i32) {
     kept().remove(&pid);
 }
 
+#[cfg(test)]
+pub(super) fn is_kept(pid: i32) -> bool {
+    kept().contains(&pid)
+}
+
 fn kept() -> MutexGuard<'static, BTreeSet<i32>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }

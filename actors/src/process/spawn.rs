@@ -17,6 +17,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use chat_proxy_core::engine::state_file::Process;
@@ -70,17 +72,11 @@ impl Held {
         let Held { process, mut go, begun } = self;
         // Into an empty pipe: it does not block.
         go.write_all(&[GO])?;
-        match timeout(patience, begun).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(outcome) => {
-                children::forget(process.pid);
-                outcome.unwrap_or_else(|error| Err(io::Error::other(error)))
-            }
-            Err(_) => {
-                tracing::warn!(pid = process.pid, "a program takes long to begin");
-                Ok(())
-            }
-        }
+        let Ok(outcome) = timeout(patience, begun).await else {
+            tracing::warn!(pid = process.pid, "a program takes long to begin");
+            return Ok(());
+        };
+        outcome.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
@@ -90,11 +86,21 @@ pub async fn hold(spawning: Spawning) -> io::Result<Held> {
     let (waits, go) = io::pipe()?;
     let closed = go.as_raw_fd();
     let _forking = Forking::begin();
-    let begun = tokio::task::spawn_blocking(move || start(&spawning, &tells, &waits, closed));
+    let number = Arc::new(AtomicI32::new(0));
+    let known = number.clone();
+    let begun = tokio::task::spawn_blocking(move || {
+        let begun = start(&spawning, &tells, &waits, closed);
+        // It has been waited for; also where nobody waits for this answer any more.
+        if begun.is_err() {
+            children::forget(known.load(Ordering::SeqCst));
+        }
+        begun
+    });
     match timeout(FORKING, pid_from(told)).await {
         // Nobody has waited for it yet, so its number is still its own, dead or alive.
         Ok(Ok(pid)) => match identity::identify(pid) {
             Some(process) => {
+                number.store(pid, Ordering::SeqCst);
                 children::keep(pid);
                 Ok(Held { process, go, begun })
             }
@@ -224,6 +230,12 @@ mod tests {
         drop(held);
         timeout(LONG, handle.ended()).await.unwrap().unwrap();
         assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"");
+        // Its number may become anybody's: it is not kept as a child of ours.
+        let until = std::time::Instant::now() + LONG;
+        while children::is_kept(process.pid) {
+            assert!(std::time::Instant::now() < until, "it is still kept");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[actix_rt::test]

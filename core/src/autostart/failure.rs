@@ -125,6 +125,23 @@ pub fn disabled(service: &str) -> ApiError {
         .hint("set autostart_enabled = true, or start the service by hand")
 }
 
+/// It runs, but not where that entry says.
+pub fn nobody_listens(service: &str, address: &str) -> ApiError {
+    let message = format!("the service {service} runs, but nothing listens at {address}");
+    ApiError::new(Code::BackendUnavailable, message)
+        .hint("correct the address of the entry, or what autostart_map says for its backend")
+}
+
+/// An entry of another machine, for which a service of this one is no help.
+pub fn elsewhere(service: &str, address: &str) -> ApiError {
+    let message = format!(
+        "nothing listens at {address}, and the service {service} is started on this machine"
+    );
+    ApiError::new(Code::BackendUnavailable, message).hint(format!(
+        "start that server where it runs; if {service} serves the entry, name it in models of autostart.services.{service}"
+    ))
+}
+
 /// The daemon ends.
 pub fn ending() -> ApiError {
     ApiError::new(Code::Draining, "the proxy is shutting down; nothing is started any more")
@@ -183,6 +200,10 @@ mod tests {
             assert_eq!(error.code, code, "{failure:?}");
             assert!(error.hint.as_deref().is_some_and(|text| text.contains(hint)), "{error:?}");
             assert!(error.message.starts_with("svc: "), "{error:?}");
+        }
+        for error in [nobody_listens("svc", "http://h:1/v1"), elsewhere("svc", "http://h:1/v1")] {
+            assert_eq!(error.code, Code::BackendUnavailable);
+            assert!(error.message.contains("http://h:1/v1") && error.hint.is_some(), "{error:?}");
         }
         assert!(disabled("svc").hint.is_some_and(|hint| hint.contains("autostart_enabled = true")));
     }

@@ -3,11 +3,11 @@
 //! | state | what there is | leaves it |
 //! |---|---|---|
 //! | `Stopped` | nothing | somebody asks |
-//! | `Looking` | nothing of ours; whether somebody else runs it is being looked at | the look's end |
-//! | `Spawning` | a child that is being made | it runs, or could not be made |
+//! | `Looking` | nothing of ours; whether somebody else runs it is being looked at | the look's end, or its time is up |
+//! | `Spawning` | a child that is being made | it runs, could not be made, or its time is up |
 //! | `Starting` | a process that is not ready | it is ready, ends, or its grace is over |
 //! | `Ready` | a process that serves, or somebody else's server | it ends; a request met nobody |
-//! | `Doubted` | the same, being asked whether it still answers | the answer, or none in time |
+//! | `Doubted` | the same, being asked whether its own sign still answers | the answer, or none in time |
 //! | `Ending` | a process that was told to end | it ends, or its time is up |
 //! | `Sweeping` | what is left of it, being ended | proof that nobody is left |
 //! | `Stuck` | processes that cannot be ended | somebody asks: it is tried again |
@@ -36,6 +36,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// One that has been up for longer than its grace answers within this, or it hangs.
 const DOUBT: Duration = Duration::from_secs(5);
+/// Looking around, and making a child, take no longer: a disk that does not answer blocks for ever.
+const MAKING: Duration = Duration::from_secs(10);
+/// A child that is known is let go within a bound of its own; behind this one that has failed.
+const RELEASING: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -104,7 +108,9 @@ impl Life {
     /// When a [`Event::Tick`] is due.
     pub fn next_tick(&self) -> Option<Moment> {
         match &self.state {
-            State::Starting { until, .. }
+            State::Looking { until, .. }
+            | State::Spawning { until, .. }
+            | State::Starting { until, .. }
             | State::Doubted { until, .. }
             | State::Ending(_, until) => Some(*until),
             _ => None,
@@ -119,6 +125,7 @@ impl Life {
             Event::Stop(ticket) => self.stop(ticket, now, &mut out),
             Event::Found { process, ready } => self.found(process, ready, now, &mut out),
             Event::Seen(of, taken) => self.seen(of, taken, now, &mut out),
+            Event::Held(of) => self.held(of, now),
             Event::Spawned(of, process) => self.spawned(of, process, now, &mut out),
             Event::NotSpawned(of, message) => self.not_spawned(of, message, now, &mut out),
             Event::Ready(of) => self.ready(of, now, &mut out),
@@ -126,6 +133,8 @@ impl Life {
             Event::Exited(of, status, telling) => self.exited(of, status, telling, now, &mut out),
             Event::Swept(of) => self.swept(of, now, &mut out),
             Event::NotSwept(of, who) => self.not_swept(of, who, &mut out),
+            Event::Refused(of) => self.refused(of, &mut out),
+            Event::Hurry => self.hurry(&mut out),
             Event::Tick => self.tick(now, &mut out),
         }
         out.retain(|effect| !matches!(effect, Effect::Answer(whom, _) if whom.is_empty()));
@@ -141,15 +150,12 @@ impl Life {
             State::Failed(failure, until) if by_request && now < *until => {
                 out.push(answer(vec![ticket], Outcome::Failed(failure.clone())));
             }
-            State::Stopped | State::Failed(..) => self.begin(vec![ticket], out),
+            State::Stopped | State::Failed(..) => self.begin(ticket, Vec::new(), now, out),
             State::Looking { waiting, .. }
             | State::Spawning { waiting, .. }
             | State::Starting { waiting, .. }
             | State::Doubted { waiting, .. } => waiting.push(ticket),
-            // A process that lives is good enough for a person.
-            State::Ready { who: Who::Ours(_), .. } if !by_request => {
-                out.push(answer(vec![ticket], Outcome::Ready));
-            }
+            // Also for a person: a process that lives may hang.
             State::Ready { who, since } => {
                 let (who, since) = (*who, *since);
                 let until = self.doubt_until(who, now);
@@ -162,7 +168,7 @@ impl Life {
             },
             State::Stuck(run, failure) => {
                 let down = Down::failed(*run, failure.clone(), vec![ticket]);
-                self.sweep(down, out);
+                self.sweep(down, Duration::ZERO, out);
             }
         }
     }
@@ -189,10 +195,12 @@ impl Life {
     }
 
     /// (Stopped | Failed | Doubted | Sweeping) => Looking
-    fn begin(&mut self, waiting: Vec<Ticket>, out: &mut Vec<Effect>) {
+    fn begin(&mut self, first: Ticket, more: Vec<Ticket>, now: Moment, out: &mut Vec<Effect>) {
         self.generation += 1;
-        self.state = State::Looking { generation: self.generation, waiting };
-        out.push(Effect::Look(self.generation));
+        let (generation, until) = (self.generation, now + MAKING);
+        let waiting = std::iter::once(first).chain(more).collect();
+        self.state = State::Looking { generation, waiting, until };
+        out.push(Effect::Look(generation, first));
     }
 
     fn found(&mut self, process: Process, ready: bool, now: Moment, out: &mut Vec<Effect>) {
@@ -211,7 +219,7 @@ impl Life {
     }
 
     fn seen(&mut self, of: u64, taken: bool, now: Moment, out: &mut Vec<Effect>) {
-        let State::Looking { generation, waiting } = &mut self.state else { return };
+        let State::Looking { generation, waiting, .. } = &mut self.state else { return };
         if *generation != of {
             return;
         }
@@ -221,13 +229,23 @@ impl Life {
             out.push(answer(waiting, Outcome::Ready));
         } else {
             self.starts += 1;
-            self.state = State::Spawning { generation: of, waiting, stoppers: Vec::new() };
+            let (stoppers, until) = (Vec::new(), now + MAKING);
+            self.state = State::Spawning { generation: of, waiting, stoppers, until };
             out.push(Effect::Spawn(of));
         }
     }
 
+    /// The child is there and waits to be let go: it is known now, and not given up for being slow.
+    fn held(&mut self, of: u64, now: Moment) {
+        if let State::Spawning { generation, until, .. } = &mut self.state
+            && *generation == of
+        {
+            *until = now + RELEASING;
+        }
+    }
+
     fn spawned(&mut self, of: u64, process: Process, now: Moment, out: &mut Vec<Effect>) {
-        let State::Spawning { generation, waiting, stoppers } = &mut self.state else { return };
+        let State::Spawning { generation, waiting, stoppers, .. } = &mut self.state else { return };
         if *generation != of {
             return;
         }
@@ -243,11 +261,7 @@ impl Life {
     }
 
     fn not_spawned(&mut self, of: u64, message: String, now: Moment, out: &mut Vec<Effect>) {
-        let State::Spawning { generation, waiting, stoppers } = &mut self.state else { return };
-        if *generation != of {
-            return;
-        }
-        let (waiting, stoppers) = (std::mem::take(waiting), std::mem::take(stoppers));
+        let Some((waiting, stoppers)) = self.making(of) else { return };
         out.push(Effect::Forget);
         if stoppers.is_empty() {
             let failure = self.failed(Failure::NotStarted { message });
@@ -255,16 +269,37 @@ impl Life {
             self.state = State::Failed(failure, now + pause(self.failures));
         } else {
             out.push(answer(stoppers, Outcome::Gone));
-            self.rest(waiting, out);
+            self.rest(waiting, now, out);
         }
     }
 
+    /// Who waits for that start, and who wants it gone, while nothing of it runs.
+    fn making(&mut self, of: u64) -> Option<(Vec<Ticket>, Vec<Ticket>)> {
+        match &mut self.state {
+            State::Looking { generation, waiting, .. } if *generation == of => {
+                Some((std::mem::take(waiting), Vec::new()))
+            }
+            State::Spawning { generation, waiting, stoppers, .. } if *generation == of => {
+                Some((std::mem::take(waiting), std::mem::take(stoppers)))
+            }
+            _ => None,
+        }
+    }
+
+    /// (Looking | Spawning) => Stopped: the daemon ends, nothing is begun any more.
+    fn refused(&mut self, of: u64, out: &mut Vec<Effect>) {
+        let Some((waiting, stoppers)) = self.making(of) else { return };
+        let stopped = Outcome::Failed(Failure::Stopped);
+        out.extend([answer(waiting, stopped), answer(stoppers, Outcome::Gone)]);
+        self.state = State::Stopped;
+    }
+
     /// => Stopped, or begins again for those who came meanwhile
-    fn rest(&mut self, again: Vec<Ticket>, out: &mut Vec<Effect>) {
-        if again.is_empty() {
-            self.state = State::Stopped;
-        } else {
-            self.begin(again, out);
+    fn rest(&mut self, again: Vec<Ticket>, now: Moment, out: &mut Vec<Effect>) {
+        let mut again = again.into_iter();
+        match again.next() {
+            None => self.state = State::Stopped,
+            Some(first) => self.begin(first, again.collect(), now, out),
         }
     }
 
@@ -308,6 +343,11 @@ impl Life {
             return;
         }
         match &mut self.state {
+            State::Looking { generation, .. } | State::Spawning { generation, .. } => {
+                let of = *generation;
+                let message = format!("the system took longer than {} s", MAKING.as_secs());
+                self.not_spawned(of, message, now, out);
+            }
             State::Starting { run, waiting, .. } => {
                 let (run, waiting) = (*run, std::mem::take(waiting));
                 let failure = self.failed(Failure::TooSlow { grace: self.rules.grace });
@@ -318,8 +358,7 @@ impl Life {
             State::Ending(down, _) => {
                 let down = down.clone();
                 // Its time is up: nobody gets any patience.
-                out.push(Effect::Sweep(down.run, false));
-                self.state = State::Sweeping(down);
+                self.sweep(down, Duration::ZERO, out);
             }
             _ => {}
         }

@@ -105,7 +105,7 @@ impl Reading<'_> {
         }
         if !is_name(name) {
             self.problems.push(format!(
-                "service {name:?}: a name has 1 to {MAX_NAME} characters, none of them a slash or a control character, and does not begin with a dot"
+                "service {name:?}: a name has 1 to {MAX_NAME} bytes, no slash and no control character, and does not begin with a dot"
             ));
             return;
         }
@@ -131,8 +131,8 @@ impl Reading<'_> {
     }
 }
 
-/// Names become file names.
-fn is_name(name: &str) -> bool {
+/// Names become file names; also one that was found somewhere must pass.
+pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && !name.starts_with('.')
         && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))

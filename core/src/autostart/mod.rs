@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::config::Service;
 pub use failure::Failure;
+pub use map::is_name;
 
 /// How a service is started.
 #[derive(Debug, Clone, PartialEq)]

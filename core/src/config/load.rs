@@ -301,20 +301,56 @@ fn redact(spec: &KeySpec, value: serde_json::Value) -> serde_json::Value {
             Json::Object(map.into_iter().map(|(name, _)| (name, Json::from("***"))).collect())
         }
         (Kind::Services, mut services) => {
-            for service in services.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
-                for value in service
-                    .get_mut("env")
-                    .and_then(Json::as_object_mut)
-                    .into_iter()
-                    .flat_map(|m| m.values_mut())
-                {
-                    *value = Json::from("***");
-                }
-            }
             services
+                .as_object_mut()
+                .into_iter()
+                .flat_map(|map| map.values_mut())
+                .for_each(hide_service);
+            services
+        }
+        (Kind::Text, Json::String(text)) if spec.name == "autostart_map" => {
+            Json::from(without_secrets_of_services(&text))
         }
         (Kind::Text, Json::String(text)) => Json::from(without_password(&text)),
         (_, value) => value,
+    }
+}
+
+/// What a service's table says that is nobody's business.
+fn hide_service(table: &mut serde_json::Value) {
+    let env = table.get_mut("env").and_then(serde_json::Value::as_object_mut);
+    for value in env.into_iter().flat_map(|env| env.values_mut()) {
+        *value = "***".into();
+    }
+    if let Some(url) = table.get_mut("ready_url")
+        && let Some(text) = url.as_str()
+    {
+        // A name alone may be a token.
+        *url = without_userinfo(text).into();
+    }
+}
+
+/// The map's JSON form has tables in it; what cannot be read may have anything.
+fn without_secrets_of_services(map: &str) -> String {
+    if !map.trim_start().starts_with('{') {
+        return map.to_owned();
+    }
+    let Ok(mut services) = serde_json::from_str::<serde_json::Value>(map) else {
+        return "***".to_owned();
+    };
+    services.as_object_mut().into_iter().flat_map(|map| map.values_mut()).for_each(hide_service);
+    services.to_string()
+}
+
+fn without_userinfo(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
+            // Neither can fail: an address with these has a host.
+            let _ = url.set_password(None);
+            let _ = url.set_username("***");
+            url.to_string()
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -327,5 +363,35 @@ fn without_password(text: &str) -> String {
             url.to_string()
         }
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// How a setting is shown.
+    fn shown(toml: &str, key: &str) -> String {
+        let file = Some(("chat_proxy.toml".into(), toml.to_owned()));
+        let loaded = load(&Input { file, env: Vec::new() }).unwrap();
+        loaded.values[key].clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_services_are_given_to_keep_is_not_shown_in_the_table_nor_in_the_map() {
+        let table =
+            "command = [\"serve\"], env = { A = \"hush\" }, ready_url = \"http://hush@h:1/x\"";
+        let services =
+            shown(&format!("[autostart]\nservices = {{ s = {{ {table} }} }}"), "services");
+        let map = r#"{"m": {"command": ["serve"], "env": {"A": "hush"}, "ready_url": "http://a:hush@h:1/x"}, "n": ["serve"]}"#;
+        let map = shown(&format!("[autostart]\nautostart_map = '{map}'"), "autostart_map");
+        for text in [services, map] {
+            assert!(!text.contains("hush"), "{text}");
+            assert!(text.contains("serve") && text.contains("***@h:1/x"), "{text}");
+        }
+        assert_eq!(without_secrets_of_services("{\"m\": hush"), "***");
+        let plain = shown("[autostart]\nautostart_map = \"gguf:m, shell:n\"", "autostart_map");
+        assert_eq!(plain, "\"gguf:m, shell:n\"");
     }
 }

@@ -1,6 +1,5 @@
 //! Starting, and what tells that a service is ready.
 
-use super::super::messages::Enable;
 use super::*;
 use futures_util::future::join_all;
 
@@ -137,12 +136,9 @@ async fn requests_start_nothing_while_that_is_switched_off() {
     assert_eq!(house.status().await.starts, 0);
     house.by_hand().await.unwrap();
     house.stop().await.unwrap();
-    house.actor.send(Enable(true)).await.unwrap();
+    house.parts.enabled.set(true);
     assert!(house.actor.send(GetServices).await.unwrap().enabled);
     house.request().await.unwrap();
-    // It is a fact of the daemon, not of one actor.
-    house.actor.send(Enable(false)).await.unwrap();
-    assert!(!house.parts.enabled.is_on());
     house.stop_all().await;
 }
 

@@ -1,6 +1,5 @@
 //! What an earlier actor or daemon left, and whose orphans are whose.
 
-use super::super::messages::Enable;
 use super::super::runfiles::{Record, Runfiles, fingerprint};
 use super::*;
 use crate::process::tree::Tree;
@@ -79,13 +78,14 @@ fn stranger(dir: &Path, mark: Option<&str>) -> Process {
 
 fn record(leader: Process, spec: &str) -> Record {
     let boot = identity::boot_id().unwrap();
-    Record { leader, boot, spec: spec.to_owned(), members: vec![leader] }
+    let (spec, members) = (spec.to_owned(), vec![leader]);
+    Record { leader, boot, spec, started_for: None, members }
 }
 
 #[actix_rt::test]
 async fn a_new_daemon_takes_over_what_the_settings_still_want_and_ends_the_rest() {
     let house = house(sh(RUNS));
-    house.actor.send(Enable(true)).await.unwrap();
+    house.status().await;
     let dir = house.dir.path();
     let spec = match &house.parts.plan.get(SVC).unwrap().adapter {
         Adapter::Shell(command) => fingerprint(command),
@@ -110,6 +110,24 @@ async fn a_new_daemon_takes_over_what_the_settings_still_want_and_ends_the_rest(
     signal(others, Signal::SIGKILL);
     house.stop_all().await;
     assert!(!identity::is_alive(wanted));
+}
+
+#[actix_rt::test]
+async fn a_name_that_a_process_claims_is_no_path() {
+    let house = house(sh(RUNS));
+    house.status().await;
+    let dir = house.dir.path();
+    for file in ["victim.pid", "victim.ready"] {
+        fs::write(dir.join(file), "").unwrap();
+    }
+    fs::create_dir_all(&house.parts.dir).unwrap();
+    let marker = Runfiles::of(&house.parts.dir, "../victim").marker();
+    let bad = stranger(dir, Some(&marker));
+    let house = rebuilt(house).await;
+    house.by_hand().await.unwrap();
+    assert!(!identity::is_alive(bad));
+    assert!(house.path("victim.pid").exists() && house.path("victim.ready").exists());
+    house.stop_all().await;
 }
 
 #[actix_rt::test]

@@ -42,9 +42,13 @@ impl Life {
                 let run = *run;
                 self.end(Down::wanted(run, ticket), now, out);
             }
-            State::Ready { who: Who::Others(_), .. }
-            | State::Doubted { who: Who::Others(_), .. } => {
+            State::Ready { who: Who::Others(_), .. } => {
                 out.push(answer(vec![ticket], Outcome::NotOurs));
+            }
+            // Else one of ours would be started in their place, behind the stop.
+            State::Doubted { who: Who::Others(_), waiting, .. } => {
+                out.extend([withdrawn(waiting), answer(vec![ticket], Outcome::NotOurs)]);
+                self.state = State::Stopped;
             }
             State::Ending(down, _) | State::Sweeping(down) => {
                 out.push(withdrawn(&mut down.again));
@@ -53,7 +57,7 @@ impl Life {
             }
             State::Stuck(run, _) => {
                 let run = *run;
-                self.sweep(Down::wanted(run, ticket), out);
+                self.sweep(Down::wanted(run, ticket), Duration::ZERO, out);
             }
         }
     }
@@ -69,9 +73,17 @@ impl Life {
     }
 
     /// (Starting | Ready | Doubted | Ending | Stuck) => Sweeping
-    pub(super) fn sweep(&mut self, down: Down, out: &mut Vec<Effect>) {
-        out.push(Effect::Sweep(down.run, down.why == Why::Wanted));
+    pub(super) fn sweep(&mut self, down: Down, patience: Duration, out: &mut Vec<Effect>) {
+        out.push(Effect::Sweep(down.run, patience));
         self.state = State::Sweeping(down);
+    }
+
+    /// Whatever ends, or will have to, is killed at once: the daemon was told twice.
+    pub(super) fn hurry(&mut self, out: &mut Vec<Effect>) {
+        self.rules.stop_timeout = Duration::ZERO;
+        if let State::Ending(down, _) | State::Sweeping(down) = &self.state {
+            self.sweep(down.clone(), Duration::ZERO, out);
+        }
     }
 
     /// Doubted => (Ending, with those who wait if it may be started again | Looking)
@@ -79,7 +91,7 @@ impl Life {
         let State::Doubted { who, since, waiting, .. } = &mut self.state else { return };
         let (who, since, waiting) = (*who, *since, std::mem::take(waiting));
         match who {
-            Who::Others(_) => self.rest(waiting, out),
+            Who::Others(_) => self.rest(waiting, now, out),
             Who::Ours(run) => {
                 let down = self.lost(run, Failure::Hung, since, waiting, now, out);
                 self.end(down, now, out);
@@ -132,17 +144,23 @@ impl Life {
                 let (run, since) = (*run, *since);
                 let failure = Failure::Died { status, telling };
                 let down = self.lost(run, failure, since, Vec::new(), now, out);
-                self.sweep(down, out);
+                self.sweep(down, Duration::ZERO, out);
             }
             State::Doubted { who: Who::Ours(run), since, waiting, .. } => {
                 let (run, since, waiting) = (*run, *since, std::mem::take(waiting));
                 let failure = Failure::Died { status, telling };
                 let down = self.lost(run, failure, since, waiting, now, out);
-                self.sweep(down, out);
+                self.sweep(down, Duration::ZERO, out);
             }
-            State::Ending(down, _) => {
+            State::Ending(down, until) => {
+                // In an ordinary stop the others get what is left of the leader's time: it may have
+                // been no more than a shell around the server.
+                let left = match down.why {
+                    Why::Wanted => until.saturating_sub(now),
+                    Why::Failed(_) => Duration::ZERO,
+                };
                 let down = down.clone();
-                self.sweep(down, out);
+                self.sweep(down, left, out);
             }
             _ => {}
         }
@@ -157,7 +175,7 @@ impl Life {
         out: &mut Vec<Effect>,
     ) {
         out.push(answer(waiting, Outcome::Failed(failure.clone())));
-        self.sweep(Down::failed(run, failure, Vec::new()), out);
+        self.sweep(Down::failed(run, failure, Vec::new()), Duration::ZERO, out);
     }
 
     pub(super) fn swept(&mut self, of: u64, now: Moment, out: &mut Vec<Effect>) {
@@ -173,7 +191,7 @@ impl Life {
             Why::Failed(failure) if again.is_empty() => {
                 self.state = State::Failed(failure.clone(), now + self.pause_after(&failure));
             }
-            _ => self.rest(again, out),
+            _ => self.rest(again, now, out),
         }
     }
 

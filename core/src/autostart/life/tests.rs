@@ -1,8 +1,7 @@
 //! Each way through a life, and random histories of it.
 
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
+mod bounds;
+mod histories;
 
 use super::*;
 
@@ -89,6 +88,16 @@ fn who_asks_is_told_and_the_state_is_the_right_one() {
             "ready",
         ),
         (
+            "others' is stopped while it is doubted",
+            [
+                &others[..],
+                &[(by_hand(2), 1), (stop(3), 1), (Event::Probed(1, false), 2), (Event::Tick, 9)],
+            ]
+            .concat(),
+            "1 ready, 2 Stopped, 3 not ours",
+            "stopped",
+        ),
+        (
             "others' that went is replaced",
             [&others[..], &[(ask(2), 1), (Event::Probed(1, false), 1), (Event::Seen(2, false), 1)]]
                 .concat(),
@@ -166,7 +175,26 @@ fn who_asks_is_told_and_the_state_is_the_right_one() {
             "1 ready",
             "starting",
         ),
-        ("by hand a living one will do", ready(&[(by_hand(2), 90)]), "1 ready, 2 ready", "ready"),
+        (
+            "by hand a living one is asked too",
+            ready(&[(by_hand(2), 90), (Event::Probed(1, true), 91)]),
+            "1 ready, 2 ready",
+            "ready",
+        ),
+        (
+            "by hand, and it hangs",
+            ready(&[
+                (by_hand(2), 90),
+                (Event::Tick, 95),
+                (exited(1), 96),
+                (Event::Swept(1), 96),
+                (Event::Seen(2, false), 96),
+                (Event::Spawned(2, process(8)), 96),
+                (Event::Ready(2), 97),
+            ]),
+            "1 ready, 2 ready",
+            "ready",
+        ),
         (
             "stopped",
             ready(&[(stop(2), 9), (exited(1), 9), (Event::Swept(1), 9)]),
@@ -241,7 +269,11 @@ fn who_asks_is_told_and_the_state_is_the_right_one() {
         ),
         (
             "found ready",
-            vec![(Event::Found { process: process(7), ready: true }, 0), (by_hand(1), 0)],
+            vec![
+                (Event::Found { process: process(7), ready: true }, 0),
+                (by_hand(1), 0),
+                (Event::Probed(1, true), 0),
+            ],
             "1 ready",
             "ready",
         ),
@@ -312,184 +344,4 @@ fn one_that_keeps_dying_young_is_not_started_by_every_request() {
     life.on(exited(of), s(40));
     life.on(Event::Swept(of), s(40));
     assert_eq!((told(&mut life, &[(ask(7), 40)]), life.word()), (String::new(), "starting"));
-}
-
-/// What happens in a random history; numbers choose among what is possible.
-#[derive(Debug, Clone)]
-enum Step {
-    Ask(bool),
-    Stop,
-    Pass(u64),
-    Tick,
-    /// One of the effects that are under way comes to its end, well or badly.
-    Deliver(usize, bool),
-    Dies,
-    /// The same for a start that is over.
-    Stale(u8, u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => any::<bool>().prop_map(Step::Ask),
-        1 => Just(Step::Stop),
-        2 => (1..40u64).prop_map(Step::Pass),
-        2 => Just(Step::Tick),
-        9 => (any::<usize>(), proptest::bool::weighted(0.8)).prop_map(|(at, well)| Step::Deliver(at, well)),
-        1 => Just(Step::Dies),
-        2 => (0..8u8, 1..4u64).prop_map(|(kind, back)| Step::Stale(kind, back)),
-    ]
-}
-
-/// The machine around a life.
-struct World {
-    life: Life,
-    now: Moment,
-    next: u64,
-    /// How often each was answered.
-    answers: BTreeMap<u64, u32>,
-    under_way: Vec<Effect>,
-    /// Starts whose processes may live.
-    alive: Vec<u64>,
-}
-
-impl World {
-    fn new() -> Self {
-        World {
-            life: life(),
-            now: s(0),
-            next: 0,
-            answers: BTreeMap::new(),
-            under_way: Vec::new(),
-            alive: Vec::new(),
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.next += 1;
-        self.answers.insert(self.next, 0);
-        Ticket(self.next)
-    }
-
-    fn event(&mut self, event: Event) {
-        for effect in self.life.on(event, self.now) {
-            match effect {
-                Effect::Answer(tickets, _) => {
-                    for ticket in tickets {
-                        *self.answers.get_mut(&ticket.0).unwrap() += 1;
-                    }
-                }
-                Effect::Spawn(of) => {
-                    assert!(self.alive.is_empty(), "started beside {:?}", self.alive);
-                    self.alive.push(of);
-                    self.under_way.push(Effect::Spawn(of));
-                }
-                effect => self.under_way.push(effect),
-            }
-        }
-        assert!(
-            self.answers.values().all(|times| *times <= 1),
-            "answered twice: {:?}",
-            self.answers
-        );
-    }
-
-    fn deliver(&mut self, at: usize, well: bool) {
-        if self.under_way.is_empty() {
-            return;
-        }
-        let effect = self.under_way.remove(at % self.under_way.len());
-        let event = match effect {
-            Effect::Look(of) => Event::Seen(of, !well),
-            Effect::Spawn(of) if well => Event::Spawned(of, process(7)),
-            Effect::Spawn(of) => {
-                self.alive.clear();
-                Event::NotSpawned(of, "no".into())
-            }
-            Effect::AwaitReady(run) => Event::Ready(run.generation),
-            Effect::Probe(who) => Event::Probed(who.generation(), well),
-            Effect::Signal(run) if well => exited(run.generation),
-            Effect::Sweep(run, _) if well => {
-                self.alive.retain(|of| *of != run.generation);
-                Event::Swept(run.generation)
-            }
-            Effect::Sweep(run, _) => Event::NotSwept(run.generation, "pid 7".into()),
-            _ => return,
-        };
-        self.event(event);
-    }
-
-    fn stale(kind: u8, of: u64) -> Event {
-        match kind {
-            0 => Event::Seen(of, true),
-            1 => Event::Spawned(of, process(8)),
-            2 => Event::NotSpawned(of, "no".into()),
-            3 => Event::Ready(of),
-            4 => Event::Probed(of, false),
-            5 => exited(of),
-            6 => Event::Swept(of),
-            _ => Event::NotSwept(of, "pid 9".into()),
-        }
-    }
-
-    fn take(&mut self, step: &Step) {
-        match *step {
-            Step::Ask(by_request) => {
-                let ticket = self.ticket();
-                self.event(Event::Ask { ticket, by_request });
-            }
-            Step::Stop => {
-                let ticket = self.ticket();
-                self.event(Event::Stop(ticket));
-            }
-            Step::Pass(seconds) => self.now += s(seconds),
-            Step::Tick => {
-                self.now = self.now.max(self.life.next_tick().unwrap_or_default());
-                self.event(Event::Tick);
-            }
-            Step::Deliver(at, well) => self.deliver(at, well),
-            Step::Dies => {
-                if let Some(run) = self.life.run() {
-                    self.event(exited(run.generation));
-                }
-            }
-            Step::Stale(kind, back) => {
-                let of = self.life.generation.saturating_sub(back);
-                let before = self.life.state().clone();
-                let effects = self.life.on(Self::stale(kind, of), self.now);
-                assert!(effects.is_empty() && *self.life.state() == before);
-            }
-        }
-    }
-
-    /// Everything under way ends well: nobody is left waiting.
-    fn settle(&mut self) {
-        for _ in 0..200 {
-            if self.under_way.is_empty() && self.life.next_tick().is_none() {
-                break;
-            }
-            while !self.under_way.is_empty() {
-                self.deliver(0, true);
-            }
-            self.take(&Step::Tick);
-        }
-        assert!(
-            self.answers.values().all(|times| *times == 1),
-            "{:?} in {:?}",
-            self.answers,
-            self.life
-        );
-    }
-}
-
-proptest! {
-    #[test]
-    fn everybody_is_answered_once_and_nothing_is_started_beside_what_lives(
-        steps in proptest::collection::vec(step(), 1..80)
-    ) {
-        let mut world = World::new();
-        for step in &steps {
-            world.take(step);
-        }
-        world.settle();
-    }
 }

@@ -91,8 +91,10 @@ pub enum State {
     Looking {
         /// Which start.
         generation: u64,
-        /// Who wants it.
+        /// Who wants it; the first one caused the start.
         waiting: Vec<Ticket>,
+        /// Until when it must be known.
+        until: Moment,
     },
     /// A child is being made.
     Spawning {
@@ -102,6 +104,8 @@ pub enum State {
         waiting: Vec<Ticket>,
         /// Who wants it gone; then those who wait came afterwards.
         stoppers: Vec<Ticket>,
+        /// Until when it must have been made.
+        until: Moment,
     },
     /// It runs and is not ready.
     Starting {
@@ -161,6 +165,8 @@ pub enum Event {
     },
     /// Whether somebody answers where it would.
     Seen(u64, bool),
+    /// A child is there and waits to be let go.
+    Held(u64),
     /// It runs.
     Spawned(u64, Process),
     /// It could not be made; the system's words.
@@ -175,6 +181,10 @@ pub enum Event {
     Swept(u64),
     /// These are.
     NotSwept(u64, String),
+    /// Nothing is begun any more.
+    Refused(u64),
+    /// Nobody gets any patience any more.
+    Hurry,
     /// Time has passed.
     Tick,
 }
@@ -182,9 +192,11 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// See whether somebody answers already: [`Event::Seen`].
-    Look(u64),
-    /// Start it: [`Event::Spawned`] or [`Event::NotSpawned`].
+    /// See whether somebody answers already: [`Event::Seen`], or [`Event::Refused`]. The ticket is
+    /// that of who caused the start.
+    Look(u64, Ticket),
+    /// Start it: [`Event::Held`] and [`Event::Spawned`], or [`Event::NotSpawned`], or
+    /// [`Event::Refused`]. A child that comes when it is not awaited any more is not let go.
     Spawn(u64),
     /// Hear of its end ([`Event::Exited`]) and keep house.
     Watch(Run),
@@ -196,9 +208,9 @@ pub enum Effect {
     Probe(Who),
     /// Send the leader its signal.
     Signal(Run),
-    /// End all that is left, with patience if it was an ordinary stop: [`Event::Swept`] or
+    /// End all that is left; for so long it may end by itself: [`Event::Swept`] or
     /// [`Event::NotSwept`].
-    Sweep(Run, bool),
+    Sweep(Run, Duration),
     /// Nothing is left; it is not remembered any more.
     Forget,
     /// Tell them.
