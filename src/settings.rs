@@ -196,6 +196,13 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         max_queue: scheduler.max_queue_depth as usize,
         max_wait: scheduler.max_queue_wait_s.limit(),
         swap_wait: scheduler.max_swap_wait_s.get(),
+        background_wait: scheduler.background_swap_wait_s.get(),
+        background_idle: scheduler.background_idle_s.get(),
+        max_concurrent: match scheduler.max_concurrent_per_model {
+            0 => None,
+            limit => Some(limit as usize),
+        },
+        idle_unload: scheduler.idle_unload_s.limit(),
         swap_drain: scheduler.swap_drain_timeout_s.limit(),
         abandoned_grace: settings.vllm.abandoned_load_grace_s.map(Seconds::get),
         start_on_request: settings.autostart.autostart_enabled,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::gpu::{Asker, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
@@ -39,6 +39,10 @@ pub(super) struct Wanted<'a> {
     pub(super) stream: bool,
     /// The start that had granted a turn and then did not answer.
     pub(super) refused_by: Option<Generation>,
+    /// Who asks.
+    pub(super) who: &'a Asker,
+    /// The request's id.
+    pub(super) request_id: &'a str,
 }
 
 enum NoTurn {
@@ -131,6 +135,8 @@ impl Wait {
             tenant: wanted.tenant.clone(),
             arrived: clock::at(transcript.arrived()),
             refused_by: wanted.refused_by,
+            who: wanted.who.clone(),
+            request_id: wanted.request_id.into(),
             progress: progress.clone(),
             reply,
         });

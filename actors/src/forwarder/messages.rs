@@ -6,6 +6,7 @@ use actix::Message;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
+use chat_proxy_core::gpu::Asker;
 use chat_proxy_core::relay::{Dialect, Found};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
@@ -86,6 +87,10 @@ pub struct Labels {
 /// The parts of the client's request head that go upstream (SPEC 6.3).
 #[derive(Debug, Clone, Default)]
 pub struct RequestMeta {
+    /// The request's id, as its client knows it.
+    pub request_id: String,
+    /// Who asks, by the request's head.
+    pub who: Asker,
     /// Our own id of the request, for the backend.
     pub upstream_id: String,
     /// `user-agent`.

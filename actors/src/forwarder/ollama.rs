@@ -16,7 +16,7 @@ use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
 
-use super::admission::{Wanted, admit};
+use super::admission::admit;
 use super::cargo::{Cargo, Outgoing, Target, Unsent};
 use super::images;
 use super::messages::Labels;
@@ -116,7 +116,7 @@ impl Request<'_> {
             return Some((None, reply));
         }
         let tenant = Tenant::Ollama;
-        let wanted = Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by: None };
+        let wanted = self.wanted(&tenant, None);
         let (permit, reply) = admit(self.shared, &wanted, reply, transcript).await?;
         Some((Some(permit), reply))
     }

@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::request::ChatRequest;
+use chat_proxy_core::gpu::Asker;
 use chat_proxy_core::registry::Placement;
 use chat_proxy_core::relay::{Dialect, Found};
 
 use super::Shared;
 use super::cargo::{Outgoing, Relay};
-use super::messages::RequestBody;
+use super::messages::{RequestBody, RequestMeta};
 use crate::transcript::Transcript;
 
 /// What is known of a request before it goes upstream.
@@ -30,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) served_id: String,
     /// Who answers for it.
     pub(super) placement: Placement,
+    /// Who asks.
+    pub(super) who: Asker,
 }
 
 /// The few things that a request says of itself.
@@ -44,6 +47,7 @@ struct Asked {
 pub(super) fn prepare(
     shared: &Shared,
     body: RequestBody,
+    meta: &RequestMeta,
     transcript: &mut Transcript,
 ) -> Result<(Prepared, Outgoing), ApiError> {
     let (asked, request) = read(body)?;
@@ -72,6 +76,7 @@ pub(super) fn prepare(
         backend: entry.backend.clone(),
         served_id: entry.served_id().to_owned(),
         placement: placement.clone(),
+        who: meta.who.clone(),
     };
     Ok((prepared, request))
 }

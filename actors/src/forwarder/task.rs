@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chat_proxy_core::engine::Launch;
 use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::ids::Generation;
 use chat_proxy_core::registry::{Endpoint, Placement};
 use chat_proxy_core::{ApiError, Code};
 
@@ -44,7 +45,7 @@ struct Incoming {
 
 async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript: &mut Transcript) {
     let Incoming { body, share, meta } = incoming;
-    let (prepared, request) = match prepare(shared, body, transcript) {
+    let (prepared, request) = match prepare(shared, body, &meta, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
@@ -77,7 +78,7 @@ impl Request<'_> {
         let tenant = Tenant::Vllm(launch.clone());
         let mut refused_by = None;
         loop {
-            let wanted = Wanted { tenant: &tenant, stream: self.prepared.stream, refused_by };
+            let wanted = self.wanted(&tenant, refused_by);
             let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await else {
                 return;
             };
@@ -126,6 +127,21 @@ impl Request<'_> {
                 return;
             };
             (cargo, reply, may_return) = (again, held, false);
+        }
+    }
+
+    /// What it asks of the arbiter.
+    pub(super) fn wanted<'b>(
+        &'b self,
+        tenant: &'b Tenant,
+        refused_by: Option<Generation>,
+    ) -> Wanted<'b> {
+        Wanted {
+            tenant,
+            stream: self.prepared.stream,
+            refused_by,
+            who: &self.prepared.who,
+            request_id: &self.meta.request_id,
         }
     }
 

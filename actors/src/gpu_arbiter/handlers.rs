@@ -3,6 +3,7 @@
 //! Owns: the translation. Must never do: decide.
 
 use actix::Handler;
+use chat_proxy_core::gpu::Asker;
 use chat_proxy_core::gpu::scheduler::{Event, Purpose, Stopping, Waiter};
 
 use super::messages::{
@@ -16,7 +17,8 @@ impl Handler<Admit> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
-        let Admit { ticket, tenant, arrived, refused_by, progress, reply } = admit;
+        let Admit { ticket, tenant, arrived, refused_by, who, request_id: _, progress, reply } =
+            admit;
         let model = told_name(&tenant);
         self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
         let waiter = Waiter {
@@ -26,6 +28,7 @@ impl Handler<Admit> for GpuArbiter {
             arrived,
             asked: clock::now(),
             refused_by,
+            who,
         };
         self.apply(Event::Admit(waiter), ctx);
     }
@@ -46,6 +49,7 @@ impl Handler<Activate> for GpuArbiter {
             arrived: now,
             asked: now,
             refused_by: None,
+            who: Asker::default(),
         };
         self.apply(Event::Admit(waiter), ctx);
     }

@@ -8,7 +8,7 @@ use chat_proxy_core::ApiError;
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::engine::{Cause, EngineReport};
 use chat_proxy_core::gpu::scheduler::Stopping;
-use chat_proxy_core::gpu::{Side, Tenant};
+use chat_proxy_core::gpu::{Asker, Side, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -39,6 +39,10 @@ pub struct Admit {
     pub arrived: Moment,
     /// The start that had granted a turn and then did not answer.
     pub refused_by: Option<Generation>,
+    /// Who asks.
+    pub who: Asker,
+    /// The request's id, for whoever asks why it waits.
+    pub request_id: Arc<str>,
     /// What the waiting client is told.
     pub progress: Arc<Progress>,
     /// Where the outcome goes.

@@ -12,8 +12,8 @@ use crate::root::fault::Explode;
 use crate::testing::{Inbox, PATIENCE, launch, recorder};
 use actix::Addr;
 use chat_proxy_core::engine::{Cause, EngineReport, Held, Phase};
-use chat_proxy_core::gpu::Side;
 use chat_proxy_core::gpu::scheduler::Stopping;
+use chat_proxy_core::gpu::{Asker, Side};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot::Receiver;
 
@@ -36,6 +36,10 @@ fn rules() -> SchedulerRules {
         max_queue: 8,
         max_wait: None,
         swap_wait: Duration::ZERO,
+        background_wait: Duration::ZERO,
+        background_idle: Duration::ZERO,
+        max_concurrent: None,
+        idle_unload: None,
         swap_drain: None,
         start_on_request: true,
         beside_ollama: false,
@@ -119,6 +123,8 @@ impl House {
             tenant: launch(model).into(),
             arrived: clock::now(),
             refused_by: None,
+            who: Asker::default(),
+            request_id: "test".into(),
             progress: progress.clone(),
             reply,
         });
@@ -393,6 +399,8 @@ impl House {
             tenant: Tenant::Ollama,
             arrived: clock::now(),
             refused_by: None,
+            who: Asker::default(),
+            request_id: "test".into(),
             progress: Arc::default(),
             reply,
         });

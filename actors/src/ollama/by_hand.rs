@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_proxy_core::gpu::Tenant;
+use chat_proxy_core::gpu::{Asker, Tenant};
 use chat_proxy_core::ids::Ticket;
 use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
@@ -77,6 +77,8 @@ impl ByHand {
                 tenant: Tenant::Ollama,
                 arrived: now,
                 refused_by: None,
+                who: Asker::default(),
+                request_id: "by hand".into(),
                 progress: Arc::new(Progress::default()),
                 reply,
             };

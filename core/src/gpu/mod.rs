@@ -3,9 +3,11 @@
 //! Owns: the [`scheduler`]: queue, swaps, what is resident; and how refusals are told. Must never do: know a clock, an actor
 //! or a process; it is told what happened and says what shall happen.
 
+mod asker;
 mod refusal;
 pub mod scheduler;
 mod tenant;
 
+pub use asker::{Asker, Class, ClientId, LeaseToken};
 pub use scheduler::{Effect, Event, Refusal, Scheduler, SchedulerRules};
 pub use tenant::{Side, Tenant, TenantId};

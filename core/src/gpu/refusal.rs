@@ -31,6 +31,8 @@ impl Refusal {
                 let message = format!("{model} was stopped by hand while this request waited");
                 ApiError::new(Code::BackendUnavailable, message)
             }
+            Refusal::NoResident => ApiError::new(Code::NoResident, "no model is loaded")
+                .hint("name a model, or load one: POST /v1/backends/vllm/activate"),
             Refusal::Draining => ApiError::new(Code::Draining, "the proxy is shutting down"),
         }
     }

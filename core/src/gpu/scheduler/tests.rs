@@ -16,6 +16,7 @@ use std::sync::{Arc, LazyLock};
 use super::*;
 use crate::engine::testing::launches;
 use crate::engine::{Cause, EngineReport, Launch, Phase};
+use crate::gpu::Asker;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -40,6 +41,10 @@ fn rules() -> SchedulerRules {
         max_queue: 512,
         max_wait: Some(s(600)),
         swap_wait: s(120),
+        background_wait: s(600),
+        background_idle: s(20),
+        max_concurrent: None,
+        idle_unload: None,
         swap_drain: Some(s(30)),
         start_on_request: true,
         beside_ollama: false,
@@ -71,6 +76,7 @@ fn waiter(ticket: u64, name: &str, arrived: Moment) -> Waiter {
         arrived,
         asked: arrived,
         refused_by: None,
+        who: Asker::default(),
     }
 }
 
@@ -193,6 +199,7 @@ fn word(effect: &Effect) -> Option<String> {
                 Refusal::AutostartOff => "autostart off",
                 Refusal::Stopped => "stopped",
                 Refusal::Draining => "draining",
+                Refusal::NoResident => "no resident",
             };
             format!("refuse {}: {why}", ticket.0)
         }

@@ -18,8 +18,16 @@ pub struct SchedulerRules {
     pub max_queue: usize,
     /// Longest wait before its own load begins; `None`: no limit.
     pub max_wait: Option<Duration>,
-    /// A request causes a swap at the latest after this.
+    /// An interactive request causes a swap at the latest after this.
     pub swap_wait: Duration,
+    /// A background request does.
+    pub background_wait: Duration,
+    /// So long after its last interactive work background requests cause no swap away from a model.
+    pub background_idle: Duration,
+    /// Requests at once for one model; `None`: no limit.
+    pub max_concurrent: Option<usize>,
+    /// A resident without requests is stopped after this, where its entry does not say; `None`: never.
+    pub idle_unload: Option<Duration>,
     /// A swap cuts what still runs after this; `None`: it never does.
     pub swap_drain: Option<Duration>,
     /// A load that nobody waits for is ended after this; `None`: it goes on.
@@ -113,6 +121,10 @@ pub enum Reason {
     Request,
     /// By hand.
     Manual,
+    /// Nobody has used it for a while.
+    Idle,
+    /// A lease, or the end of one.
+    Lease,
 }
 
 impl Reason {
@@ -121,6 +133,8 @@ impl Reason {
         match self {
             Reason::Request => "request",
             Reason::Manual => "manual",
+            Reason::Idle => "idle",
+            Reason::Lease => "lease",
         }
     }
 }
@@ -241,6 +255,8 @@ pub enum Refusal {
     Stopped,
     /// The daemon ends.
     Draining,
+    /// It wanted to be served by what is there, and that is not there any more.
+    NoResident,
 }
 
 /// What an order to stop met.

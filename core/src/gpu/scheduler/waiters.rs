@@ -4,7 +4,7 @@
 
 use super::Reason;
 use crate::engine::lifecycle::Moment;
-use crate::gpu::{Side, Tenant, TenantId};
+use crate::gpu::{Asker, Side, Tenant, TenantId};
 use crate::ids::{Generation, Ticket};
 
 /// What somebody waits for.
@@ -41,6 +41,8 @@ pub struct Waiter {
     pub asked: Moment,
     /// The start that had granted it a turn and then did not answer.
     pub refused_by: Option<Generation>,
+    /// Who asks.
+    pub who: Asker,
 }
 
 /// What orders those who wait.

@@ -273,7 +273,8 @@ impl World {
                     assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
                 }
                 Refusal::AutostartOff => assert!(!rules.start_on_request),
-                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining => {}
+                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining | Refusal::NoResident => {
+                }
             }
         }
     }

@@ -199,6 +199,7 @@ impl World {
             arrived: person.arrived,
             asked: person.asked,
             refused_by: person.refused_by,
+            who: Asker::default(),
         };
         self.waiting.insert(ticket, person);
         self.tell(&Event::Admit(waiter));
