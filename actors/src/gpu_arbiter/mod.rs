@@ -158,6 +158,9 @@ impl GpuArbiter {
                 let from = from.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
                 tracing::info!(from, %to, reason = reason.as_str(), "swap begins");
             }
+            Effect::Unload { of, reason } => {
+                tracing::info!(%of, reason = reason.as_str(), "unloaded: nobody uses it");
+            }
             Effect::SwapDone { to, reason, took } => {
                 tracing::info!(%to, ?took, reason = reason.as_str(), "swap done");
                 metrics.swaps.with_label_values(&[reason.as_str()]).inc();

@@ -20,24 +20,30 @@
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
 //! one has come nothing is decided.
 
+mod costs;
 mod loading;
 mod ollama;
+mod policy;
 mod reports;
+mod served;
 mod turns;
 mod types;
 mod waiters;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Broken, Held};
-use crate::gpu::{Side, Tenant, TenantId};
+use crate::gpu::{Class, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
+use costs::Costs;
+use served::Served;
 pub use types::{
-    Clearing, Closing, ClosingCause, Effect, Event, Gpu, Reason, Refusal, Resident, SchedulerRules,
-    Stopping, Stuck,
+    Clearing, Closing, ClosingCause, Effect, Event, Gpu, Keep, Reason, Refusal, Resident,
+    SchedulerRules, Stopping, Stuck,
 };
 use waiters::Waiters;
 pub use waiters::{Purpose, Waiter};
@@ -59,18 +65,35 @@ pub struct Scheduler {
     /// The newest that is known to have ended: news of it, or of older ones, are late.
     over: Generation,
     draining: bool,
-    /// Measured times from decision to ready.
-    swap_times: HashMap<TenantId, Duration>,
+    /// The moment of the last event.
+    seen: Moment,
+    /// What changes of hands take, and how often models are asked for.
+    costs: Costs,
+    /// The turns of clients.
+    served: Served,
+    /// Who waited for the resident when it became ready.
+    batch: Vec<Ticket>,
+    /// How models are kept, where their entries say.
+    keeps: Arc<HashMap<ModelName, Keep>>,
     /// Models in a crash loop, by the last report.
     broken: Vec<Broken>,
     /// Since when nobody waits for the model that loads.
     alone: Option<Moment>,
     /// The decision that the present change of hands follows.
-    decided: Option<(Moment, Reason)>,
+    decided: Option<Decided>,
     /// Ollama has just said that it holds nothing: the start that asked for it may begin.
     vacant: bool,
     /// A vLLM that lives while Ollama has the GPU; it has been told to go.
     beside: Option<Held>,
+}
+
+/// What the present change of hands is for.
+#[derive(Debug, Clone, PartialEq)]
+struct Decided {
+    at: Moment,
+    reason: Reason,
+    from: Option<TenantId>,
+    to: TenantId,
 }
 
 impl Scheduler {
@@ -84,7 +107,11 @@ impl Scheduler {
             heard: Generation(0),
             over: Generation(0),
             draining: false,
-            swap_times: HashMap::new(),
+            seen: Moment::ZERO,
+            costs: Costs::default(),
+            served: Served::default(),
+            batch: Vec::new(),
+            keeps: Arc::default(),
             broken: Vec::new(),
             alone: None,
             decided: None,
@@ -96,6 +123,19 @@ impl Scheduler {
     /// From now on requests may cause a load, or may not.
     pub fn start_on_request(&mut self, may: bool) {
         self.rules.start_on_request = may;
+    }
+
+    /// How models are kept when nobody uses them, where their entries say.
+    pub fn keep(&mut self, keeps: Arc<HashMap<ModelName, Keep>>) {
+        self.keeps = keeps;
+    }
+
+    fn keeps(&self, resident: &Resident) -> Keep {
+        let usual = Keep { idle_unload: self.rules.idle_unload, pinned: false };
+        let launch = resident.tenant.launch();
+        let keep = launch.and_then(|launch| self.keeps.get(&launch.model)).copied();
+        let keep = keep.unwrap_or(usual);
+        if keep.pinned { Keep { idle_unload: None, ..keep } } else { keep }
     }
 
     /// What holds the GPU.
@@ -135,10 +175,11 @@ impl Scheduler {
     /// Takes an event; answers what is to be done.
     pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
         let mut out = Vec::new();
+        self.seen = now;
         match event {
             Event::Admit(waiter) => self.admit(waiter, now, &mut out),
             Event::Abandon(ticket) => self.waiters.remove(ticket),
-            Event::InFlight(generation, count) => self.in_flight(generation, count),
+            Event::InFlight(generation, count) => self.in_flight(generation, count, now),
             Event::Engine { report, in_flight, fresh } => {
                 self.engine(report, in_flight, fresh, now, &mut out);
             }
@@ -181,13 +222,19 @@ impl Scheduler {
         self.expire(now, out);
         self.open_or_close(now);
         // Who is granted at once takes no place in the queue.
-        let at_once =
-            self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
+        let at_once = self.has_room()
+            && self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
         if !at_once && self.waiters.len() >= self.rules.max_queue {
             let (waiting, retry_after) = (self.waiters.len(), self.expected_wait(now));
             return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
         }
-        self.waiters.insert(waiter);
+        if waiter.purpose == Purpose::Request
+            && waiter.who.class == Class::Interactive
+            && waiter.refused_by.is_none()
+        {
+            self.costs.asked(&id, now);
+        }
+        self.waiters.insert(waiter, self.rules.bounds());
     }
 
     /// Asked for by hand: what it did before does not count.
@@ -214,10 +261,12 @@ impl Scheduler {
         }
     }
 
-    fn in_flight(&mut self, generation: Generation, count: usize) {
+    fn in_flight(&mut self, generation: Generation, count: usize, now: Moment) {
         match &mut self.gpu {
             Gpu::Resident(resident) if resident.generation == generation => {
-                resident.in_flight = count;
+                if resident.uses(count, now) {
+                    self.costs.worked(&resident.tenant.id(), now);
+                }
             }
             Gpu::Clearing(clearing) if clearing.generation == generation => {
                 clearing.in_flight = count;
@@ -264,26 +313,35 @@ impl Scheduler {
         }
     }
 
-    /// Those who have waited for as long as they may; those whose own model loads wait on.
+    /// Those who have waited for as long as they may.
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let Some(limit) = self.rules.max_wait else { return };
-        let loading = match &self.gpu {
-            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
-            _ => None,
-        };
+        let over = |w: &&Waiter| self.expires_at(w).is_some_and(|at| at <= now);
         let late: Vec<(Ticket, Duration)> = self
             .waiters
             .iter()
-            .filter(|w| {
-                let loads = loading.as_ref().is_some_and(|id| w.tenant.is(id));
-                !loads && w.arrived.saturating_add(limit) <= now
-            })
+            .filter(over)
             .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
             .collect();
         for (ticket, waited) in late {
             self.waiters.remove(ticket);
             let retry_after = self.expected_wait(now);
             out.push(Effect::Refuse(ticket, Refusal::QueueTimeout { waited, retry_after }));
+        }
+    }
+
+    /// When a waiter has waited for as long as it may. The load of its own model does not count: who
+    /// waits for that waits on, and behind it for a place as if it had just come.
+    fn expires_at(&self, waiter: &Waiter) -> Option<Moment> {
+        let limit = self.rules.max_wait?;
+        let id = waiter.tenant.id();
+        match &self.gpu {
+            Gpu::Loading(_, launch, _) if TenantId::from(&**launch) == id => None,
+            Gpu::Resident(resident)
+                if resident.tenant.is(&id) && self.batch.contains(&waiter.ticket) =>
+            {
+                Some(resident.since.max(waiter.arrived).saturating_add(limit))
+            }
+            _ => Some(waiter.arrived.saturating_add(limit)),
         }
     }
 
@@ -295,6 +353,7 @@ impl Scheduler {
         if !self.broken.is_empty() {
             self.refuse_broken(now, out);
         }
+        self.refuse_strays(out);
         match &self.gpu {
             Gpu::Unknown | Gpu::Stuck(_) => {}
             Gpu::Empty => self.load_next(now, out),
@@ -337,12 +396,7 @@ impl Scheduler {
 
     /// A guess of what a new request would have to wait, from measured swaps.
     fn expected_wait(&self, now: Moment) -> Duration {
-        let known = self.swap_times.len();
-        let usual = if known == 0 {
-            Duration::from_secs(5)
-        } else {
-            self.swap_times.values().sum::<Duration>() / u32::try_from(known).unwrap_or(u32::MAX)
-        };
+        let usual = self.costs.usual();
         let left = match &self.gpu {
             Gpu::Loading(_, _, since) => usual.saturating_sub(now.saturating_sub(*since)),
             _ => usual,
@@ -352,28 +406,10 @@ impl Scheduler {
 
     /// When [`Event::Tick`] is due.
     pub fn next_tick(&self) -> Option<Moment> {
-        let loading = match &self.gpu {
-            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
-            _ => None,
-        };
         // The first to go need not be the first who came.
-        let waits =
-            self.waiters.iter().filter(|w| !loading.as_ref().is_some_and(|id| w.tenant.is(id)));
-        let oldest = waits.map(|w| w.arrived).min();
-        let expiry = oldest.and_then(|at| Some(at.saturating_add(self.rules.max_wait?)));
+        let expiry = self.waiters.iter().filter_map(|w| self.expires_at(w)).min();
         let turn = match &self.gpu {
-            Gpu::Resident(resident) => {
-                let id = resident.tenant.id();
-                let closing = match &resident.closing {
-                    None => self.waiters.first_but(&id).map(|w| self.due(w)),
-                    Some(closing) => closing.cut_at.filter(|_| resident.in_flight > 0),
-                };
-                let turn = self.turn();
-                let held_back = turn.as_ref().and_then(|turn| {
-                    self.waiters.iter().filter(|w| turn.takes(w)).map(|w| turn.from(w)).min()
-                });
-                closing.into_iter().chain(held_back).min()
-            }
+            Gpu::Resident(resident) => self.next_turn(resident),
             Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
             Gpu::Loading(..) => {
                 self.alone.and_then(|at| Some(at.saturating_add(self.rules.abandoned_grace?)))
@@ -381,6 +417,23 @@ impl Scheduler {
             _ => None,
         };
         [expiry, turn].into_iter().flatten().min()
+    }
+
+    /// When something is due while a model serves.
+    fn next_turn(&self, resident: &Resident) -> Option<Moment> {
+        let used = resident.in_flight > 0;
+        let closing = match &resident.closing {
+            None => self.others().map(|w| self.due(w)).filter(|at| *at < Moment::MAX).min(),
+            Some(closing) => closing.cut_at.filter(|_| used),
+        };
+        let turn = self.turn().filter(|_| self.has_room());
+        let held_back = turn.as_ref().and_then(|turn| {
+            self.waiters.iter().filter(|w| turn.takes(w)).map(|w| turn.from(w)).min()
+        });
+        let idle = resident.closing.is_none() && !used && held_back.is_none();
+        let worth = if idle { self.worth_at(resident, self.seen) } else { None };
+        let unused = if idle { self.idles_out_at(resident) } else { None };
+        [closing, held_back, worth, unused].into_iter().flatten().min()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Effect, Gpu, Purpose, Refusal, Scheduler, Waiter};
+use super::{Decided, Effect, Gpu, Purpose, Reason, Refusal, Scheduler, Waiter};
 use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Tenant, TenantId};
@@ -15,19 +15,40 @@ impl Scheduler {
     /// Empty => (Loading | Resident | Clearing), for whoever goes first.
     pub(super) fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let vacant = std::mem::take(&mut self.vacant);
-        let Some(next) = self.waiters.first() else {
+        let Some(next) = self.choose(now) else {
             self.decided = None;
             return;
         };
         let (tenant, reason) = (next.tenant.clone(), next.purpose.reason());
-        if self.decided.is_none() {
-            self.decided = Some((now, reason));
-            out.push(Effect::SwapBegan { from: None, to: tenant.id(), reason });
-        }
+        self.decide_for(tenant.id(), reason, now, out);
         match tenant {
             Tenant::Ollama => self.open_ollama(now, out),
             Tenant::Vllm(_) if self.rules.beside_ollama && !vacant => self.vacate(now, out),
             Tenant::Vllm(launch) => self.run(launch, now, out),
+        }
+    }
+
+    /// Notes what the change of hands is for. One that is under way already may get another end.
+    pub(super) fn decide_for(
+        &mut self,
+        to: TenantId,
+        reason: Reason,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let (at, from) = match &self.decided {
+            Some(decided) if decided.to == to => return,
+            Some(decided) => (decided.at, decided.from.clone()),
+            None => (now, self.resident_id()),
+        };
+        out.push(Effect::SwapBegan { from: from.clone(), to: to.clone(), reason });
+        self.decided = Some(Decided { at, reason, from, to });
+    }
+
+    fn resident_id(&self) -> Option<TenantId> {
+        match &self.gpu {
+            Gpu::Resident(resident) => Some(resident.tenant.id()),
+            _ => None,
         }
     }
 

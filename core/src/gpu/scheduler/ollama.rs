@@ -81,14 +81,8 @@ impl Scheduler {
     pub(super) fn ollama_in_use(&mut self, generation: Generation, in_flight: usize, now: Moment) {
         if self.gpu == Gpu::Unknown {
             self.newest = self.newest.max(generation);
-            let tenant = Tenant::Ollama;
-            self.gpu = Gpu::Resident(Resident {
-                generation,
-                tenant,
-                since: now,
-                in_flight,
-                closing: None,
-            });
+            let resident = Resident::new(generation, Tenant::Ollama, now, in_flight);
+            self.gpu = Gpu::Resident(resident);
         }
     }
 

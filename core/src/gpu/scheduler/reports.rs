@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Clearing, Effect, Gpu, Reason, Refusal, Resident, Scheduler, Stuck};
+use super::{Clearing, Decided, Effect, Gpu, Reason, Refusal, Resident, Scheduler, Stuck};
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Held, Launch, Phase};
 use crate::gpu::{Side, Tenant, TenantId};
@@ -14,8 +14,6 @@ use crate::ids::Generation;
 
 /// Requests of an engine that died get this long to see its connections close by themselves.
 const LOST_GRACE: Duration = Duration::from_secs(2);
-/// Models whose load times are remembered.
-const MAX_REMEMBERED: usize = 1024;
 
 impl Scheduler {
     /// A report, against what is believed.
@@ -99,13 +97,9 @@ impl Scheduler {
                 self.alone = None;
                 Gpu::Loading(generation, launch, now)
             }
-            Phase::BackingOff | Phase::Starting | Phase::Ready => Gpu::Resident(Resident {
-                generation,
-                tenant: launch.into(),
-                since: now,
-                in_flight,
-                closing: None,
-            }),
+            Phase::BackingOff | Phase::Starting | Phase::Ready => {
+                Gpu::Resident(Resident::new(generation, launch.into(), now, in_flight))
+            }
             Phase::Leaving => {
                 let (tenant, cut_at) = (launch.into(), used.then_some(now + LOST_GRACE));
                 Gpu::Clearing(Clearing {
@@ -197,18 +191,15 @@ impl Scheduler {
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
-        let (decided, reason) = self.decided.take().unwrap_or((began, Reason::Request));
-        let took = now.saturating_sub(decided);
-        if self.swap_times.len() >= MAX_REMEMBERED {
-            self.swap_times.clear();
-        }
-        self.swap_times
-            .entry(tenant.id())
-            .and_modify(|known| *known = (*known * 3 + took) / 4)
-            .or_insert(took);
-        out.push(Effect::SwapDone { to: tenant.id(), reason, took });
-        self.gpu =
-            Gpu::Resident(Resident { generation, tenant, since: now, in_flight: 0, closing: None });
+        let id = tenant.id();
+        let usual = Decided { at: began, reason: Reason::Request, from: None, to: id.clone() };
+        let Decided { at, reason, from, .. } = self.decided.take().unwrap_or(usual);
+        let took = now.saturating_sub(at);
+        self.costs.measured(from, id.clone(), took);
+        let batch = self.waiters.iter().filter(|w| w.tenant.is(&id));
+        self.batch = batch.map(|w| w.ticket).collect();
+        out.push(Effect::SwapDone { to: id, reason, took });
+        self.gpu = Gpu::Resident(Resident::new(generation, tenant, now, 0));
     }
 
     /// Loading => (Loading | Empty); Resident | Clearing | Stuck => Empty. A load vanishes when a

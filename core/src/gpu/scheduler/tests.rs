@@ -208,7 +208,10 @@ fn word(effect: &Effect) -> Option<String> {
         Effect::Open(generation) => format!("open {generation}"),
         Effect::Vacate(generation) => format!("vacate {generation}"),
         Effect::Cut(generation) => format!("cut {generation}"),
-        Effect::Pardon(_) | Effect::SwapBegan { .. } | Effect::SwapDone { .. } => return None,
+        Effect::Pardon(_)
+        | Effect::SwapBegan { .. }
+        | Effect::SwapDone { .. }
+        | Effect::Unload { .. } => return None,
     })
 }
 

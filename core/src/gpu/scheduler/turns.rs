@@ -1,14 +1,17 @@
 //! Whose turn it is at the resident, and when it closes for another model.
 //!
-//! Owns: rules 1 and 2 of the [module](super). Must never do: load.
+//! Owns: rules 1 and 2 of the [module](super), by what [`policy`](super::policy) finds. Must never
+//! do: load.
 
 use std::time::Duration;
 
+use super::policy::Change;
+use super::types::Bounds;
 use super::waiters::{Place, Purpose, Waiter};
-use super::{Closing, ClosingCause, Effect, Gpu, SECOND_TRY, Scheduler};
+use super::{Closing, ClosingCause, Effect, Gpu, Reason, Refusal, SECOND_TRY, Scheduler};
 use crate::engine::lifecycle::Moment;
-use crate::gpu::TenantId;
-use crate::ids::Generation;
+use crate::gpu::{Class, Tenant, TenantId};
+use crate::ids::{Generation, Ticket};
 
 impl Scheduler {
     /// Resident: rule 1, then rule 2.
@@ -16,11 +19,6 @@ impl Scheduler {
         self.open_or_close(now);
         self.grant_waiting(now, None, out);
         let Gpu::Resident(resident) = &self.gpu else { return };
-        let id = resident.tenant.id();
-        let unwanted = !self.waiters.any_of(&id) && self.waiters.first_but(&id).is_some();
-        if resident.closing.is_none() && !unwanted {
-            return;
-        }
         if resident.in_flight > 0 {
             return self.cut_drain(now, out);
         }
@@ -28,21 +26,36 @@ impl Scheduler {
         if self.turn().is_some_and(|turn| self.waiters.iter().any(|w| turn.takes(w))) {
             return;
         }
+        let Some(why) = self.goes(now) else { return };
+        let Gpu::Resident(resident) = &self.gpu else { return };
         let (generation, tenant) = (resident.generation, resident.tenant.clone());
-        if let Some(next) = self.waiters.first_but(&id) {
-            let (to, reason) = (next.tenant.id(), next.purpose.reason());
-            self.decided = Some((now, reason));
-            out.push(Effect::SwapBegan { from: Some(id), to, reason });
+        match why {
+            Goes::For(Change { to, reason }) => self.decide_for(to, reason, now, out),
+            Goes::Unused => out.push(Effect::Unload { of: tenant.id(), reason: Reason::Idle }),
+            Goes::Ordered => {}
         }
         self.clear(generation, tenant, now, out);
+    }
+
+    /// Whether an unused resident goes, and what for.
+    fn goes(&self, now: Moment) -> Option<Goes> {
+        let Gpu::Resident(resident) = &self.gpu else { return None };
+        let pressing = self.pressing(now);
+        let pressing = pressing.map(|w| Change { to: w.tenant.id(), reason: w.purpose.reason() });
+        if let Some(closing) = resident.closing {
+            return Some(pressing.map_or(Goes::Ordered, Goes::For))
+                .filter(|why| closing.cause != ClosingCause::Waiter || *why != Goes::Ordered);
+        }
+        if let Some(change) = pressing.or_else(|| self.worth(now)) {
+            return Some(Goes::For(change));
+        }
+        self.idles_out_at(resident).is_some_and(|at| at <= now).then_some(Goes::Unused)
     }
 
     /// Closing begins when somebody who waits for another model must have it, and ends when
     /// nobody does any more.
     pub(super) fn open_or_close(&mut self, now: Moment) {
-        let Gpu::Resident(resident) = &self.gpu else { return };
-        let next = self.waiters.first_but(&resident.tenant.id());
-        let due = next.is_some_and(|waiter| self.due(waiter) <= now);
+        let due = self.pressing(now).is_some();
         let cut_at = self.rules.swap_drain.map(|drain| now.saturating_add(drain));
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         match resident.closing {
@@ -54,31 +67,36 @@ impl Scheduler {
         }
     }
 
-    /// When a waiter must have its swap begin.
-    pub(super) fn due(&self, waiter: &Waiter) -> Moment {
-        match waiter.purpose {
-            Purpose::Activate => waiter.arrived,
-            Purpose::Request => {
-                let swap = self.swap_times.get(&waiter.tenant.id()).copied().unwrap_or_default();
-                waiter.arrived.saturating_add(self.rules.swap_wait.saturating_sub(swap))
-            }
-        }
-    }
-
     /// Whose turn it is, if it is anybody's.
-    pub(super) fn turn(&self) -> Option<Turn> {
+    pub(super) fn turn(&self) -> Option<Turn<'_>> {
         let Gpu::Resident(resident) = &self.gpu else { return None };
-        let id = resident.tenant.id();
         let before = match resident.closing.map(|closing| closing.cause) {
             None => None,
             // Those who were there before him do not queue behind him.
-            Some(ClosingCause::Waiter) => Some(self.waiters.first_but(&id)?.place()),
+            Some(ClosingCause::Waiter) => Some(self.others().map(|w| self.place(w)).min()?),
             Some(ClosingCause::Order) => return None,
         };
-        Some(Turn { generation: resident.generation, id, before })
+        let (generation, id) = (resident.generation, resident.tenant.id());
+        Some(Turn { generation, id, before, batch: &self.batch, bounds: self.rules.bounds() })
     }
 
-    /// Grants to all whose turn it is.
+    /// Whether one more may use the resident.
+    pub(super) fn has_room(&self) -> bool {
+        self.room() > 0
+    }
+
+    /// So many more may use it.
+    fn room(&self) -> usize {
+        match (&self.gpu, self.rules.max_concurrent) {
+            // Ollama's models are counted one by one, by whoever asks for them.
+            (Gpu::Resident(resident), Some(limit)) if resident.tenant != Tenant::Ollama => {
+                limit.saturating_sub(resident.in_flight)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// Grants to all whose turn it is, as far as there is room.
     pub(super) fn grant_waiting(
         &mut self,
         now: Moment,
@@ -86,28 +104,78 @@ impl Scheduler {
         out: &mut Vec<Effect>,
     ) {
         let Some(turn) = self.turn() else { return };
-        let drain = self.rules.swap_drain;
-        let Gpu::Resident(resident) = &mut self.gpu else { return };
-        let (generation, tenant) = (resident.generation, resident.tenant.clone());
         // That it is ready is the news that somebody may have waited for.
         let news = loading.is_some();
         let may = |waiter: &Waiter| turn.takes(waiter) && (news || turn.from(waiter) <= now);
-        for waiter in self.waiters.take_if(may) {
-            let Waiter { ticket, arrived, purpose, .. } = waiter;
-            if purpose == Purpose::Activate {
-                out.push(Effect::Activated(ticket));
-                continue;
+        let able: Vec<Ticket> = self.waiters.iter().filter(|w| may(w)).map(|w| w.ticket).collect();
+        let able = if self.rules.max_concurrent.is_some() { self.in_turn(able) } else { able };
+        for ticket in able {
+            self.grant(ticket, now, loading, out);
+        }
+    }
+
+    /// Those for whom there is room, where there is not room for all: by class, and within a class
+    /// the client that was served longest ago. Orders by hand take no room.
+    fn in_turn(&self, able: Vec<Ticket>) -> Vec<Ticket> {
+        let (mut room, mut served) = (self.room(), self.served.clone());
+        let mut left: Vec<&Waiter> =
+            self.waiters.iter().filter(|w| able.contains(&w.ticket)).collect();
+        let mut chosen = Vec::new();
+        while let Some(at) = (0..left.len()).min_by_key(|at| {
+            let w = left[*at];
+            (w.purpose, w.who.class, served.last(w.who.client), self.place(w))
+        }) {
+            let waiter = left.swap_remove(at);
+            if waiter.purpose == Purpose::Request {
+                if room == 0 {
+                    break;
+                }
+                room -= 1;
+                served.note(waiter.who.client);
             }
-            resident.in_flight += 1;
-            // One who was there before the one it closes for has as much time as all others.
-            if let Some(closing) = &mut resident.closing {
-                closing.cut_at = drain.map(|drain| now.saturating_add(drain));
-            }
-            let waited = now.saturating_sub(arrived);
-            let loading = loading.map_or(Duration::ZERO, |b| now.saturating_sub(b.max(arrived)));
-            let queued = waited.saturating_sub(loading);
-            let tenant = tenant.clone();
-            out.push(Effect::Grant { ticket, generation, tenant, queued, loading });
+            chosen.push(waiter.ticket);
+        }
+        chosen
+    }
+
+    fn grant(
+        &mut self,
+        ticket: Ticket,
+        now: Moment,
+        loading: Option<Moment>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(waiter) = self.waiters.take(ticket) else { return };
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        let Waiter { arrived, purpose, who, .. } = waiter;
+        if purpose == Purpose::Activate {
+            return out.push(Effect::Activated(ticket));
+        }
+        resident.in_flight += 1;
+        resident.idle_since = None;
+        resident.interactive_out |= who.class == Class::Interactive;
+        // One who was there before the one it closes for has as much time as all others.
+        if let Some(closing) = &mut resident.closing {
+            closing.cut_at = self.rules.swap_drain.map(|drain| now.saturating_add(drain));
+        }
+        self.served.note(who.client);
+        if who.class == Class::Interactive {
+            self.costs.worked(&resident.tenant.id(), now);
+        }
+        let waited = now.saturating_sub(arrived);
+        let loading = loading.map_or(Duration::ZERO, |b| now.saturating_sub(b.max(arrived)));
+        let queued = waited.saturating_sub(loading);
+        let (generation, tenant) = (resident.generation, resident.tenant.clone());
+        out.push(Effect::Grant { ticket, generation, tenant, queued, loading });
+    }
+
+    /// Those who wanted what is there, and that is there no more.
+    pub(super) fn refuse_strays(&mut self, out: &mut Vec<Effect>) {
+        let stray = |w: &&Waiter| w.who.only_there && !self.serves(&w.tenant.id());
+        let tickets: Vec<_> = self.waiters.iter().filter(stray).map(|w| w.ticket).collect();
+        for ticket in tickets {
+            self.waiters.remove(ticket);
+            out.push(Effect::Refuse(ticket, Refusal::NoResident));
         }
     }
 
@@ -122,17 +190,33 @@ impl Scheduler {
     }
 }
 
+/// Why an unused resident goes.
+#[derive(Debug, Clone, PartialEq)]
+enum Goes {
+    /// Another is to have the GPU.
+    For(Change),
+    /// By order.
+    Ordered,
+    /// Nobody has used it for so long.
+    Unused,
+}
+
 /// Whom the resident takes.
-pub(super) struct Turn {
+pub(super) struct Turn<'a> {
     generation: Generation,
     id: TenantId,
     /// Only those with an earlier place.
     before: Option<Place>,
+    /// And those who waited when it became ready: the change of hands was for them.
+    batch: &'a [Ticket],
+    bounds: Bounds,
 }
 
-impl Turn {
+impl Turn<'_> {
     pub(super) fn takes(&self, waiter: &Waiter) -> bool {
-        waiter.tenant.is(&self.id) && self.before.is_none_or(|place| waiter.place() < place)
+        let in_time =
+            |place| waiter.place(self.bounds) < place || self.batch.contains(&waiter.ticket);
+        waiter.tenant.is(&self.id) && self.before.is_none_or(in_time)
     }
 
     /// Not before this moment: whom this very start has refused waits for news of it.

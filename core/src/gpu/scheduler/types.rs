@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::waiters::Waiter;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Launch};
-use crate::gpu::{Side, Tenant, TenantId};
+use crate::gpu::{Class, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
 /// Bounds.
@@ -36,6 +36,37 @@ pub struct SchedulerRules {
     pub start_on_request: bool,
     /// Ollama runs on this GPU: what it has loaded must be gone before a vLLM starts.
     pub beside_ollama: bool,
+}
+
+impl SchedulerRules {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { interactive: self.swap_wait, background: self.background_wait }
+    }
+}
+
+/// How long a request of each class may wait before it causes a change of hands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    interactive: Duration,
+    background: Duration,
+}
+
+impl Bounds {
+    pub(super) fn of(self, class: Class) -> Duration {
+        match class {
+            Class::Interactive => self.interactive,
+            Class::Background => self.background,
+        }
+    }
+}
+
+/// How a model is kept when nobody uses it, by its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// It is stopped after this; `None`: never.
+    pub idle_unload: Option<Duration>,
+    /// It is not stopped for being unused, nor for background work.
+    pub pinned: bool,
 }
 
 /// What holds the GPU.
@@ -68,6 +99,37 @@ pub struct Resident {
     pub in_flight: usize,
     /// It only finishes what it has.
     pub closing: Option<Closing>,
+    /// Since when nobody uses it.
+    pub idle_since: Option<Moment>,
+    /// An interactive request has been among those that use it now.
+    pub interactive_out: bool,
+}
+
+impl Resident {
+    /// One that serves from now on. Who uses it already may be anybody.
+    pub fn new(generation: Generation, tenant: Tenant, now: Moment, in_flight: usize) -> Self {
+        let used = in_flight > 0;
+        Resident {
+            generation,
+            tenant,
+            since: now,
+            in_flight,
+            closing: None,
+            idle_since: (!used).then_some(now),
+            interactive_out: used,
+        }
+    }
+
+    /// So many use it now; answers whether interactive work has just ended.
+    pub(super) fn uses(&mut self, count: usize, now: Moment) -> bool {
+        self.in_flight = count;
+        if count > 0 {
+            self.idle_since = None;
+            return false;
+        }
+        self.idle_since = self.idle_since.or(Some(now));
+        std::mem::take(&mut self.interactive_out)
+    }
 }
 
 /// A resident that takes nothing new.
@@ -216,6 +278,13 @@ pub enum Effect {
         from: Option<TenantId>,
         /// What shall be.
         to: TenantId,
+        /// Why.
+        reason: Reason,
+    },
+    /// The resident is stopped and nothing comes in its place.
+    Unload {
+        /// What was resident.
+        of: TenantId,
         /// Why.
         reason: Reason,
     },

@@ -1,8 +1,10 @@
-//! Who waits, in the order in which they came.
+//! Who waits, in the order of their bounds.
 //!
-//! Owns: the order: what is asked for by hand first, then by arrival. Must never do: decide.
+//! Owns: the order: what is asked for by hand first, then whose bound comes first; within a class
+//! that is the order of arrival. Must never do: decide.
 
 use super::Reason;
+use super::types::Bounds;
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Asker, Side, Tenant, TenantId};
 use crate::ids::{Generation, Ticket};
@@ -45,12 +47,16 @@ pub struct Waiter {
     pub who: Asker,
 }
 
-/// What orders those who wait.
+/// What orders those who wait: the moment is that of the bound.
 pub(super) type Place = (Purpose, Moment, Ticket);
 
 impl Waiter {
-    pub(super) fn place(&self) -> Place {
-        (self.purpose, self.arrived, self.ticket)
+    pub(super) fn place(&self, bounds: Bounds) -> Place {
+        let bound = match self.purpose {
+            Purpose::Activate => self.arrived,
+            Purpose::Request => self.arrived.saturating_add(bounds.of(self.who.class)),
+        };
+        (self.purpose, bound, self.ticket)
     }
 }
 
@@ -67,21 +73,19 @@ impl Waiters {
         self.0.iter()
     }
 
-    pub(super) fn insert(&mut self, waiter: Waiter) {
-        let at = self.0.partition_point(|other| other.place() <= waiter.place());
+    pub(super) fn insert(&mut self, waiter: Waiter, bounds: Bounds) {
+        let place = waiter.place(bounds);
+        let at = self.0.partition_point(|other| other.place(bounds) <= place);
         self.0.insert(at, waiter);
+    }
+
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let at = self.0.iter().position(|waiter| waiter.ticket == ticket)?;
+        Some(self.0.remove(at))
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) {
         self.0.retain(|waiter| waiter.ticket != ticket);
-    }
-
-    pub(super) fn first(&self) -> Option<&Waiter> {
-        self.0.first()
-    }
-
-    pub(super) fn first_but(&self, id: &TenantId) -> Option<&Waiter> {
-        self.0.iter().find(|waiter| !waiter.tenant.is(id))
     }
 
     pub(super) fn any_of(&self, id: &TenantId) -> bool {

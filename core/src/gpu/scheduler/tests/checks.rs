@@ -1,6 +1,6 @@
 //! What must hold after every event: the invariants of DESIGN 3, each in a function.
 
-use super::world::World;
+use super::world::{Person, World};
 use super::*;
 
 /// How things stood before an event.
@@ -22,6 +22,7 @@ impl World {
         let effects = self.core.on(event.clone(), self.now);
         self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
         self.check_swaps(&before, event, &effects);
+        self.check_background(&before, &effects);
         self.check_abandoned(&before, event, &effects);
         self.check_broken(&effects);
         self.check_cuts(&before, &effects);
@@ -80,6 +81,7 @@ impl World {
                         self.setting.rules.start_on_request
                             || fresh
                             || ordered
+                            || effects.iter().any(|e| matches!(e, Effect::Unload { .. }))
                             || !matches!(&before.gpu, Gpu::Resident(r) if r.tenant != Tenant::Ollama)
                             || asked_by_hand(&|_| true),
                         "a request stopped {generation}"
@@ -100,11 +102,38 @@ impl World {
         assert!(runs <= 1, "{effects:?}");
     }
 
+    /// Background requests take the GPU from nobody who works with it, before their bound; and who
+    /// is only there for what is there takes it from nobody at all.
+    fn check_background(&self, before: &Before, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::SwapBegan { from, to, reason: Reason::Request } = effect else { continue };
+            let queue = self.waiting.values().filter(|person| person.model == *to);
+            let for_it: Vec<&Person> = queue.filter(|person| !person.who.only_there).collect();
+            // Ollama is there wherever nothing else is.
+            assert!(!for_it.is_empty() || *to == TenantId::Ollama, "nobody wants {to}");
+            let rules = &self.setting.rules;
+            let due = |p: &&Person| {
+                let cost = self.core.costs.swap(from.as_ref(), to).unwrap_or_default();
+                let bound = rules.bounds().of(p.who.class).saturating_sub(cost);
+                p.arrived + bound <= self.now
+            };
+            // One that is gone by itself is taken from nobody.
+            let (Gpu::Resident(resident), Some(_)) = (&before.gpu, from) else { continue };
+            if for_it.iter().any(|p| p.is_interactive() || due(p)) {
+                continue;
+            }
+            let last = self.interactive.get(&resident.generation);
+            let quiet = last.is_none_or(|last| *last + rules.background_idle <= self.now);
+            assert!(quiet, "background work took the GPU {last:?} after interactive work");
+        }
+    }
+
     /// A load is ended for somebody else, by order, or after it was left alone for its grace.
     fn check_abandoned(&self, before: &Before, event: &Event, effects: &[Effect]) {
         let Gpu::Loading(of, launch, _) = &before.gpu else { return };
         let stops = effects.contains(&Effect::Stop(*of));
-        let ordered = matches!(event, Event::Deactivate { .. });
+        let unused = effects.iter().any(|effect| matches!(effect, Effect::Unload { .. }));
+        let ordered = matches!(event, Event::Deactivate { .. }) || unused;
         let others = self.core.waiting().any(|w| !w.tenant.is(&TenantId::from(&**launch)));
         if !stops || ordered || others {
             return;
@@ -152,7 +181,11 @@ impl World {
         for waiter in self.core.waiting().filter(|w| w.purpose == Purpose::Request) {
             let id = waiter.tenant.id();
             let comes = self.core.serves(&id) || self.core.waiters.asked_by_hand(&id);
-            assert!(comes || broken(&id).is_none(), "{:?} waits for nothing", waiter.place());
+            assert!(
+                comes || broken(&id).is_none(),
+                "{:?} waits for nothing",
+                self.core.place(waiter)
+            );
         }
     }
 
@@ -231,22 +264,44 @@ impl World {
             let person = &self.waiting[ticket];
             assert_eq!(person.purpose, purpose);
             served.push(*ticket);
-            if batch.is_none() {
-                let place = (person.purpose, person.arrived, *ticket);
+            // Who waited through its load belongs to the batch.
+            if batch.is_none() && !person.loaded {
+                let place = self.place_of(*ticket, person);
                 let overtaken = self.core.waiting().find(|w| {
                     !w.tenant.is(&person.model)
-                        && w.place() < place
-                        && (w.purpose == Purpose::Activate
-                            || w.arrived + self.setting.rules.swap_wait <= self.now)
+                        && self.core.place(w) < place
+                        && self.bound_of(w) <= self.now
                 });
-                let overtaken = overtaken.map(Waiter::place);
+                let overtaken = overtaken.map(|w| self.core.place(w));
                 assert_eq!(overtaken, None, "overtaken by {person:?}");
             }
         }
-        if batch.is_some() {
+        let full = self.setting.rules.max_concurrent.is_some() && batch != Some(TenantId::Ollama);
+        if batch.is_some() && !full {
             for waiter in before.queue.iter().filter(|w| in_batch(w)) {
-                assert!(served.contains(&waiter.ticket), "{:?} was left out", waiter.place());
+                assert!(
+                    served.contains(&waiter.ticket),
+                    "{:?} was left out",
+                    self.core.place(waiter)
+                );
             }
+        }
+    }
+
+    /// Where the scheduler must have put it.
+    fn place_of(&self, ticket: Ticket, person: &Person) -> (Purpose, Moment, Ticket) {
+        let bound = match person.purpose {
+            Purpose::Activate => person.arrived,
+            Purpose::Request => person.arrived + self.setting.rules.bounds().of(person.who.class),
+        };
+        (person.purpose, bound, ticket)
+    }
+
+    /// When it must have its turn.
+    fn bound_of(&self, waiter: &Waiter) -> Moment {
+        match waiter.purpose {
+            Purpose::Activate => waiter.arrived,
+            Purpose::Request => waiter.arrived + self.setting.rules.bounds().of(waiter.who.class),
         }
     }
 
@@ -273,8 +328,18 @@ impl World {
                     assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
                 }
                 Refusal::AutostartOff => assert!(!rules.start_on_request),
-                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining | Refusal::NoResident => {
+                Refusal::NoResident => {
+                    assert!(person.who.only_there);
+                    // In the same moment it may begin to load for others.
+                    let there =
+                        matches!(self.core.gpu(), Gpu::Resident(r) if r.tenant.is(&person.model));
+                    assert!(
+                        !there || person.model == TenantId::Ollama,
+                        "{} is there",
+                        person.model
+                    );
                 }
+                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining => {}
             }
         }
     }
@@ -287,7 +352,7 @@ impl World {
         tickets.sort();
         assert!(tickets.iter().eq(self.waiting.keys()), "somebody is lost");
         assert!(queue.len() <= rules.max_queue, "{} wait", queue.len());
-        assert!(queue.is_sorted_by_key(|w| (w.purpose, w.arrived)));
+        assert!(queue.is_sorted_by_key(|w| self.core.place(w)));
         assert!(self.core.next_tick().is_none_or(|at| at > self.now), "a tick of the past");
         let loading = match self.core.gpu() {
             Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
@@ -296,15 +361,22 @@ impl World {
         for waiter in &queue {
             let own = loading.as_ref().is_some_and(|id| waiter.tenant.is(id));
             let over = rules.max_wait.is_some_and(|limit| waiter.arrived + limit <= self.now);
-            assert!(own || !over, "{:?} has waited for too long", waiter.place());
+            let here =
+                matches!(self.core.gpu(), Gpu::Resident(r) if waiter.tenant.is(&r.tenant.id()));
+            let own = own || here && self.waiting[&waiter.ticket].loaded;
+            assert!(own || !over, "{:?} has waited for too long", self.core.place(waiter));
         }
         match self.core.gpu() {
             Gpu::Empty | Gpu::Stuck(_) => assert!(queue.is_empty(), "nobody sees to {tickets:?}"),
             Gpu::Resident(r) if r.closing.is_none() => {
-                for waiter in queue.iter().filter(|w| w.tenant.is(&r.tenant.id())) {
+                let full = rules
+                    .max_concurrent
+                    .is_some_and(|limit| r.in_flight >= limit && r.tenant != Tenant::Ollama);
+                let of_it = |w: &&&Waiter| w.tenant.is(&r.tenant.id()) && !full;
+                for waiter in queue.iter().filter(of_it) {
                     let held_back = waiter.refused_by == Some(r.generation)
                         && self.now < waiter.asked + ms(250);
-                    assert!(held_back, "{:?} could be served", waiter.place());
+                    assert!(held_back, "{:?} could be served", self.core.place(waiter));
                 }
             }
             _ => {}

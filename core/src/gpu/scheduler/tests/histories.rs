@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::world::{Setting, World};
 use super::*;
+use crate::gpu::ClientId;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Arrive { model: usize, service: u64 },
+    Arrive { model: usize, service: u64, who: Asker },
     Hand(usize),
     Leave(usize),
     Pass(u64),
@@ -27,8 +28,22 @@ enum Step {
 
 const SERVICE: u64 = 10_000;
 
+fn asker() -> impl Strategy<Value = Asker> {
+    let class = prop_oneof![3 => Just(Class::Interactive), 1 => Just(Class::Background)];
+    (class, 0..3u64, proptest::bool::weighted(0.1)).prop_map(|(class, client, only_there)| Asker {
+        class,
+        client: ClientId(client),
+        only_there,
+        pass: None,
+    })
+}
+
 fn arrival() -> impl Strategy<Value = Step> {
-    (0..=MODELS.len(), 0..SERVICE).prop_map(|(model, service)| Step::Arrive { model, service })
+    (0..=MODELS.len(), 0..SERVICE, asker()).prop_map(|(model, service, who)| Step::Arrive {
+        model,
+        service,
+        who,
+    })
 }
 
 fn passing() -> impl Strategy<Value = Step> {
@@ -80,17 +95,29 @@ fn setting() -> impl Strategy<Value = Setting> {
         proptest::bool::weighted(0.8),
         prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(4)))],
         proptest::bool::weighted(0.8),
+        prop_oneof![3 => Just(None), 1 => Just(Some(1usize)), 1 => Just(Some(2))],
+        prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(6)))],
     );
     let rules = rules.prop_map(
-        |(max_queue, max_wait, swap_wait, swap_drain, start_on_request, grace, beside_ollama)| {
+        |(
+            max_queue,
+            max_wait,
+            swap_wait,
+            swap_drain,
+            start_on_request,
+            grace,
+            beside_ollama,
+            max_concurrent,
+            idle_unload,
+        )| {
             SchedulerRules {
                 max_queue,
                 max_wait,
                 swap_wait,
                 background_wait: swap_wait * 4,
                 background_idle: s(2),
-                max_concurrent: None,
-                idle_unload: None,
+                max_concurrent,
+                idle_unload,
                 swap_drain,
                 abandoned_grace: grace,
                 start_on_request,
@@ -111,7 +138,9 @@ fn setting() -> impl Strategy<Value = Setting> {
 
 fn take(world: &mut World, step: &Step) {
     match *step {
-        Step::Arrive { model, service } => world.arrive(model, Purpose::Request, ms(service)),
+        Step::Arrive { model, service, ref who } => {
+            world.arrive_as(model, Purpose::Request, ms(service), who.clone());
+        }
         Step::Hand(model) => world.arrive(model, Purpose::Activate, Duration::ZERO),
         Step::Leave(at) => world.leave(at),
         Step::Pass(millis) => world.pass(ms(millis), false),
@@ -154,6 +183,7 @@ proptest! {
             world.settle();
         }
         let there = matches!(world.core.gpu(), Gpu::Resident(r) if r.tenant.is(&model("b")));
+        let there = there || setting.rules.idle_unload.is_some() && *world.core.gpu() == Gpu::Empty;
         prop_assert!(there, "{:?}", world.core.gpu());
         world.tell(&Event::Drain);
         world.arrive(0, Purpose::Request, Duration::ZERO);
@@ -171,6 +201,8 @@ proptest! {
         let mut setting = setting;
         setting.rules.max_wait = None;
         setting.rules.start_on_request = true;
+        setting.rules.max_concurrent = None;
+        setting.rules.idle_unload = None;
         let mut world = live(&setting, &steps);
         world.settle();
         let load = setting.loads.iter().max().unwrap();
@@ -180,7 +212,7 @@ proptest! {
         let drain = setting.rules.swap_drain.map_or(service, |drain| drain.min(service)) + ms(10);
         let leaves = steps.iter().filter(|step| matches!(step, Step::Leave(_))).count();
         let leaves = u32::try_from(leaves).unwrap();
-        let bound = setting.rules.swap_wait + (change + drain) * (4 + leaves);
+        let bound = (change + drain) * (4 + leaves);
         prop_assert!(world.longest <= bound, "{:?} > {bound:?}", world.longest);
     }
 

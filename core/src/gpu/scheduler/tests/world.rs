@@ -46,11 +46,16 @@ pub(super) struct Person {
     pub(super) asked: Moment,
     pub(super) refused_by: Option<Generation>,
     pub(super) service: Duration,
+    pub(super) who: Asker,
     /// Its own model has been loading meanwhile; that time does not count.
     pub(super) loaded: bool,
 }
 
 impl Person {
+    pub(super) fn is_interactive(&self) -> bool {
+        self.who.class == Class::Interactive
+    }
+
     pub(super) fn waited(&self, until: Moment) -> Duration {
         until.checked_sub(self.arrived).unwrap()
     }
@@ -58,8 +63,8 @@ impl Person {
 
 #[derive(Debug, Clone)]
 pub(super) struct Job {
-    generation: Generation,
-    person: Person,
+    pub(super) generation: Generation,
+    pub(super) person: Person,
 }
 
 /// What comes at its moment.
@@ -92,7 +97,7 @@ pub(super) struct World {
     /// The clock has leapt: what was due came late.
     pub(super) leapt: bool,
     pub(super) waiting: BTreeMap<Ticket, Person>,
-    /// Longest wait of a request that was granted.
+    /// By how much a request that was granted waited longer than its bound, at most.
     pub(super) longest: Duration,
     pub(super) fail_next: bool,
     pub(super) deaf: bool,
@@ -115,6 +120,8 @@ pub(super) struct World {
     pub(super) told: Option<EngineReport>,
     pub(super) memory: Option<Memory>,
     pub(super) jobs: BTreeMap<Ticket, Job>,
+    /// When the last interactive request of a start ended, if the scheduler saw it end.
+    pub(super) interactive: BTreeMap<Generation, Moment>,
     pub(super) todo: BTreeMap<(Moment, u64), Todo>,
     pub(super) ollama: Ollama,
     number: u64,
@@ -157,6 +164,7 @@ impl World {
             told: None,
             memory: None,
             jobs: BTreeMap::new(),
+            interactive: BTreeMap::new(),
             todo: BTreeMap::new(),
             ollama: Ollama::default(),
             number: 0,
@@ -178,6 +186,16 @@ impl World {
     // People.
 
     pub(super) fn arrive(&mut self, model: usize, purpose: Purpose, service: Duration) {
+        self.arrive_as(model, purpose, service, Asker::default());
+    }
+
+    pub(super) fn arrive_as(
+        &mut self,
+        model: usize,
+        purpose: Purpose,
+        service: Duration,
+        who: Asker,
+    ) {
         self.ask(Person {
             model: self::model(MODELS.get(model).unwrap_or(&"ollama")),
             purpose,
@@ -185,6 +203,7 @@ impl World {
             asked: self.now,
             refused_by: None,
             service,
+            who,
             loaded: false,
         });
     }
@@ -199,7 +218,7 @@ impl World {
             arrived: person.arrived,
             asked: person.asked,
             refused_by: person.refused_by,
-            who: Asker::default(),
+            who: person.who.clone(),
         };
         self.waiting.insert(ticket, person);
         self.tell(&Event::Admit(waiter));
@@ -215,6 +234,9 @@ impl World {
     /// One who drops what it got, or got its answer.
     fn job_ends(&mut self, ticket: Ticket) {
         let Some(job) = self.jobs.remove(&ticket) else { return };
+        if job.person.is_interactive() {
+            self.interactive.insert(job.generation, self.now);
+        }
         if self.core.believed() == Some(job.generation) {
             self.tell(&Event::InFlight(job.generation, self.in_flight(job.generation)));
         }
@@ -252,7 +274,7 @@ impl World {
                     self.ollama.asked = Some(generation);
                     self.look_at_ollama(generation);
                 }
-                Effect::SwapBegan { .. } | Effect::SwapDone { .. } => {}
+                Effect::SwapBegan { .. } | Effect::SwapDone { .. } | Effect::Unload { .. } => {}
             }
         }
     }
@@ -260,7 +282,8 @@ impl World {
     fn granted(&mut self, ticket: Ticket, generation: Generation) {
         let person = self.waiting.remove(&ticket).unwrap();
         if person.refused_by.is_none() {
-            self.longest = self.longest.max(person.waited(self.now));
+            let bound = self.setting.rules.bounds().of(person.who.class);
+            self.longest = self.longest.max(person.waited(self.now).saturating_sub(bound));
         }
         let ollama = person.model == TenantId::Ollama;
         self.ollama.loaded |= ollama;
@@ -288,6 +311,7 @@ impl World {
         self.heard.clear();
         self.blind = true;
         (self.closed, self.forced, self.alone) = (None, None, None);
+        self.interactive.clear();
         let waiting = std::mem::take(&mut self.waiting);
         self.ollama.asked = None;
         let of = |job: &&Job| job.person.model == TenantId::Ollama;
