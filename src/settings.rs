@@ -206,8 +206,29 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         swap_drain: scheduler.swap_drain_timeout_s.limit(),
         abandoned_grace: settings.vllm.abandoned_load_grace_s.map(Seconds::get),
         start_on_request: settings.autostart.autostart_enabled,
+        lease_wait: scheduler.lease_wait,
+        lease_drain: scheduler.lease_drain_timeout_s.limit(),
         beside_ollama: settings.ollama.ollama_shares_gpu != "never",
     }
+}
+
+/// Where a lease of the GPU is written down: beside what is written down of the engine.
+pub(crate) fn lease_path(settings: &Settings) -> PathBuf {
+    Path::new(&settings.vllm.vllm_state_path).with_file_name("gpu_lease.json")
+}
+
+/// How long a lease lives where its holder does not say (SPEC 6.5).
+pub(crate) fn lease_ttl() -> Duration {
+    const USUAL: Duration = Duration::from_secs(900);
+    let Ok(text) = std::env::var("GPU_LEASE_STALE_MAX_AGE") else { return USUAL };
+    let read = text.trim().parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    read.filter(|time| !time.is_zero()).unwrap_or_else(|| {
+        tracing::warn!(
+            text,
+            "GPU_LEASE_STALE_MAX_AGE is no time in seconds; leases live for 900 s"
+        );
+        USUAL
+    })
 }
 
 /// Variables of ours that hold secrets; engines never see them.

@@ -16,6 +16,7 @@ use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
+use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::ollama::by_hand::ByHand;
@@ -45,6 +46,8 @@ pub(crate) struct House {
     pub(crate) forwarders: ForwarderFactory,
     /// Whether requests start anything.
     pub(crate) starts: Switch,
+    /// Who holds the GPU instead of us.
+    pub(crate) leases: Arc<LeaseShelf>,
     pub(crate) ending: Ending,
     /// Hears of an actor that keeps dying.
     pub(crate) hopeless: mpsc::Receiver<Role>,
@@ -93,6 +96,7 @@ pub(crate) fn build(
     );
     let cutting = forwarders.clone();
     let starts = Switch::from(settings.autostart.autostart_enabled);
+    let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
     let arbiter = ArbiterParts {
         rules: settings::scheduler(settings),
         ledger: ledger.clone(),
@@ -102,6 +106,8 @@ pub(crate) fn build(
         starts: starts.clone(),
         cut: Arc::new(move |generation| cutting.cut_generation(generation)),
         show: directory.port(|book| book.registry.clone()),
+        leases: leases.clone(),
+        registry: registry.clone(),
         metrics: metrics.clone(),
     };
     let mut factories = HashMap::from([
@@ -141,6 +147,7 @@ pub(crate) fn build(
         metrics,
         forwarders,
         starts,
+        leases,
         ending,
         hopeless,
     })

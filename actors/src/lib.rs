@@ -11,6 +11,7 @@ pub mod directory;
 pub mod forwarder;
 pub mod gpu_arbiter;
 pub mod guard;
+pub mod lease;
 pub mod logger;
 pub mod metrics;
 pub mod ollama;

@@ -10,6 +10,7 @@ mod chat;
 mod debug;
 mod error;
 mod front;
+mod gpu;
 mod guard;
 mod health;
 mod logs;
@@ -86,6 +87,16 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 Method::PUT,
                 web::put().to(autostart::enabled),
             ))
+            .service(resource("/v1/gpu/status", Method::GET, web::get().to(gpu::status)))
+            .service(resource("/v1/gpu/lease", Method::POST, web::post().to(gpu::lease)))
+            .service(resource("/v1/gpu/renew", Method::POST, web::post().to(gpu::renew)))
+            .service(resource("/v1/gpu/release", Method::POST, web::post().to(gpu::release)))
+            .service(resource(
+                "/v1/gpu/force_release",
+                Method::POST,
+                web::post().to(gpu::force_release),
+            ))
+            .service(resource("/v1/gpu/unload_all", Method::POST, web::post().to(gpu::unload_all)))
             .configure(debug::fault_routes)
             .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))
             .service(resource("/v1/debug/registry", Method::GET, web::get().to(debug::registry)))

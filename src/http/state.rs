@@ -8,6 +8,7 @@ use actix::Message;
 use chat_proxy_actors::autostart::Switch;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::forwarder::ForwarderFactory;
+use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::port::{NoAnswer, Port};
@@ -41,6 +42,10 @@ pub(crate) struct AppState {
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
     pub(super) disk: Budget,
+    /// Who holds the GPU instead of us.
+    pub(super) leases: Arc<LeaseShelf>,
+    /// How long a lease lives where its holder does not say.
+    pub(super) lease_ttl: Duration,
     /// Where large bodies wait.
     pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
@@ -62,6 +67,8 @@ impl AppState {
             life,
             budget,
             disk,
+            leases: house.leases.clone(),
+            lease_ttl: settings::lease_ttl(),
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
         }

@@ -62,6 +62,7 @@ impl Handler<Abandon> for GpuArbiter {
         if self.waiting.remove(&ticket).is_some() {
             self.apply(Event::Abandon(ticket), ctx);
         }
+        self.withdraw_lease(ticket, ctx);
     }
 }
 

@@ -7,12 +7,14 @@ use actix::Message;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::engine::{Cause, EngineReport};
+use chat_proxy_core::gpu::lease::{LeaseAsk, LeaseOrder};
 use chat_proxy_core::gpu::scheduler::Stopping;
 use chat_proxy_core::gpu::{Asker, Side, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::lease::{LeaseRecord, SavedModel};
 use crate::permits::Permit;
 
 /// The end of a wait.
@@ -105,6 +107,42 @@ pub struct OllamaForgot;
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct StartsChanged;
+
+/// Somebody wants to lease the GPU. `reply` gets the lease when it is written down; dropping the
+/// other end withdraws the ask, or ends the lease.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AcquireLease {
+    /// What is asked for.
+    pub ask: LeaseAsk,
+    /// What for, in its words.
+    pub reason: Option<String>,
+    /// The engine that runs now, in case it makes room.
+    pub running: Option<SavedModel>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Arc<LeaseRecord>, ApiError>>,
+}
+
+/// An order about a lease that is there. `reply` gets the answer when it is written down.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OrderLease {
+    /// The order.
+    pub order: LeaseOrder,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<LeaseAnswer, ApiError>>,
+}
+
+/// What came of an order about a lease.
+#[derive(Debug, Clone)]
+pub enum LeaseAnswer {
+    /// It lives on.
+    Renewed(Arc<LeaseRecord>),
+    /// It has ended.
+    Released,
+    /// There was none.
+    Idle,
+}
 
 /// Nobody waits any more, nobody is admitted any more: the daemon ends.
 #[derive(Message, Debug, Clone, Copy)]

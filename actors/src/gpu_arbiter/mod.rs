@@ -7,6 +7,7 @@
 //! another actor, or keep a count that a permit's drop does not keep right.
 
 mod handlers;
+mod leasing;
 pub mod messages;
 
 use std::collections::HashMap;
@@ -15,22 +16,25 @@ use std::sync::Arc;
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Purpose, Scheduler, SchedulerRules, Waiter,
+    Effect, Event, Gpu, Keep, Purpose, Scheduler, SchedulerRules, Waiter,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::registry::listing::EngineActivity;
+use chat_proxy_core::registry::{Keeping, Snapshot};
 use tokio::sync::oneshot;
 
 use crate::autostart::Switch;
 use crate::clock;
 use crate::guard::Guard;
+use crate::lease::LeaseShelf;
 use crate::metrics::Metrics;
 use crate::ollama::messages::Vacate;
 use crate::permits::PermitLedger;
 use crate::port::Port;
-use crate::registry::ShowActivity;
+use crate::registry::{RegistryView, ShowActivity};
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
+use leasing::LeaseWait;
 use messages::{Outcome, Progress, Queued, Status, WaitStage};
 
 /// What an arbiter is made from; the same for each that is built.
@@ -52,6 +56,10 @@ pub struct ArbiterParts {
     pub cut: Arc<dyn Fn(Generation) + Send + Sync>,
     /// Who shows what is active.
     pub show: Port<ShowActivity>,
+    /// Who holds the GPU instead of us.
+    pub leases: Arc<LeaseShelf>,
+    /// What entries say of how their models are kept.
+    pub registry: RegistryView,
     /// Figures.
     pub metrics: Metrics,
 }
@@ -61,7 +69,10 @@ pub struct GpuArbiter {
     core: Scheduler,
     parts: ArbiterParts,
     waiting: HashMap<Ticket, Waiting>,
+    lease_waits: HashMap<Ticket, LeaseWait>,
     timer: Option<SpawnHandle>,
+    /// The registry that the scheduler's keeps are from.
+    keeps_of: Option<Arc<Snapshot>>,
     /// What was last said to be active.
     shown: Option<EngineActivity>,
     _guard: Guard,
@@ -78,13 +89,46 @@ impl GpuArbiter {
     /// An arbiter that knows nothing yet.
     pub fn new(parts: ArbiterParts, guard: Guard) -> Self {
         let core = Scheduler::new(parts.rules.clone(), parts.ledger.newest());
-        GpuArbiter { core, parts, waiting: HashMap::new(), timer: None, shown: None, _guard: guard }
+        GpuArbiter {
+            core,
+            parts,
+            waiting: HashMap::new(),
+            lease_waits: HashMap::new(),
+            timer: None,
+            keeps_of: None,
+            shown: None,
+            _guard: guard,
+        }
     }
 
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
         self.core.start_on_request(self.parts.starts.is_on());
-        for effect in self.core.on(event, clock::now()) {
-            self.carry_out(effect);
+        self.read_keeps();
+        let effects = self.core.on(event, clock::now());
+        self.follow(effects, ctx);
+    }
+
+    /// How models are kept, after the registry has changed.
+    fn read_keeps(&mut self) {
+        let view = self.parts.registry.load();
+        if self.keeps_of.as_ref().is_some_and(|known| Arc::ptr_eq(known, &view.snapshot)) {
+            return;
+        }
+        let usual = self.parts.rules.idle_unload;
+        let says = view.snapshot.entries().iter();
+        let says = says.filter(|entry| entry.keeping != Keeping::default());
+        let keeps = says.map(|entry| {
+            let Keeping { idle_unload, pinned } = entry.keeping;
+            let idle_unload = idle_unload.map_or(usual, |time| Some(time).filter(|t| !t.is_zero()));
+            (entry.name.as_str().into(), Keep { idle_unload, pinned })
+        });
+        self.core.keep(Arc::new(keeps.collect()));
+        self.keeps_of = Some(view.snapshot.clone());
+    }
+
+    fn follow(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        for effect in effects {
+            self.carry_out(effect, ctx);
         }
         self.parts.metrics.queue_depth.set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
         self.tell_waiting();
@@ -127,7 +171,7 @@ impl GpuArbiter {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         let metrics = &self.parts.metrics;
         match effect {
             Effect::Grant { ticket, generation, tenant, queued, loading } => {
@@ -154,6 +198,7 @@ impl GpuArbiter {
                 tracing::warn!(%generation, "cutting requests that did not end in time");
                 (self.parts.cut)(generation);
             }
+            Effect::Lease(effect) => self.lease_effect(effect, ctx),
             Effect::SwapBegan { from, to, reason } => {
                 let from = from.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
                 tracing::info!(from, %to, reason = reason.as_str(), "swap begins");
@@ -285,6 +330,7 @@ impl Actor for GpuArbiter {
         if let Some((generation, count)) = self.parts.ledger.at_ollama() {
             self.apply(Event::OllamaInUse(generation, count), ctx);
         }
+        self.take_up_lease(ctx);
         if self.parts.ledger.is_draining() {
             self.apply(Event::Drain, ctx);
         }

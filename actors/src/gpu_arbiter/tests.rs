@@ -28,6 +28,7 @@ struct House {
     announce: Inbox<Announce>,
     shown: Inbox<ShowActivity>,
     vacates: Inbox<Vacate>,
+    dir: tempfile::TempDir,
 }
 
 fn rules() -> SchedulerRules {
@@ -43,6 +44,8 @@ fn rules() -> SchedulerRules {
         swap_drain: None,
         start_on_request: true,
         beside_ollama: false,
+        lease_wait: false,
+        lease_drain: None,
     }
 }
 
@@ -57,7 +60,10 @@ fn house(rules: SchedulerRules) -> House {
     let (show_port, shown) = recorder();
     let (vacate, vacates) = recorder();
     let rules_start = rules.start_on_request;
+    let dir = tempfile::tempdir().unwrap();
     let parts = ArbiterParts {
+        leases: Arc::new(LeaseShelf::open(&dir.path().join("gpu_lease.json"))),
+        registry: RegistryView::default(),
         rules,
         cut: Arc::new(|_| {}),
         ledger,
@@ -68,7 +74,7 @@ fn house(rules: SchedulerRules) -> House {
         show: show_port,
         metrics: Metrics::new().unwrap(),
     };
-    House { arbiter: start(&parts), parts, goals, announce, shown, vacates }
+    House { arbiter: start(&parts), parts, goals, announce, shown, vacates, dir }
 }
 
 /// A house where nothing runs, and the arbiter knows.

@@ -4,6 +4,7 @@
 //! or a process; it is told what happened and says what shall happen.
 
 mod asker;
+pub mod lease;
 mod refusal;
 pub mod scheduler;
 mod tenant;

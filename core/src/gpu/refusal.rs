@@ -31,6 +31,16 @@ impl Refusal {
                 let message = format!("{model} was stopped by hand while this request waited");
                 ApiError::new(Code::BackendUnavailable, message)
             }
+            Refusal::Leased { owner, retry_after } => {
+                let message = format!("the GPU is leased to {owner}");
+                retry(ApiError::new(Code::GpuLeaseActive, message), *retry_after)
+                    .hint("wait until it is released; its holder sends x-gpu-lease-token")
+            }
+            Refusal::LeaseBusy { owner } => {
+                let message = format!("the GPU is leased to {owner} already");
+                ApiError::new(Code::GpuLeaseBusy, message)
+                    .hint("wait until it is released, or end it: POST /v1/gpu/force_release")
+            }
             Refusal::NoResident => ApiError::new(Code::NoResident, "no model is loaded")
                 .hint("name a model, or load one: POST /v1/backends/vllm/activate"),
             Refusal::Draining => ApiError::new(Code::Draining, "the proxy is shutting down"),

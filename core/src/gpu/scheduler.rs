@@ -21,6 +21,7 @@
 //! one has come nothing is decided.
 
 mod costs;
+mod leases;
 mod loading;
 mod ollama;
 mod policy;
@@ -35,7 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::lifecycle::Moment;
-use crate::engine::{Broken, Held};
+use crate::engine::{Broken, Held, Launch};
+use crate::gpu::lease::Hold;
 use crate::gpu::{Class, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
@@ -71,6 +73,14 @@ pub struct Scheduler {
     costs: Costs,
     /// The turns of clients.
     served: Served,
+    /// Who else may have the GPU.
+    hold: Hold,
+    /// Who waits for the end of a lease.
+    parked: Vec<Waiter>,
+    /// What is to come back after a lease: its name, until somebody says what that means now.
+    wanted_back: Option<ModelName>,
+    /// And then this.
+    restore: Option<Arc<Launch>>,
     /// Who waited for the resident when it became ready.
     batch: Vec<Ticket>,
     /// How models are kept, where their entries say.
@@ -110,6 +120,10 @@ impl Scheduler {
             seen: Moment::ZERO,
             costs: Costs::default(),
             served: Served::default(),
+            hold: Hold::Free,
+            parked: Vec::new(),
+            wanted_back: None,
+            restore: None,
             batch: Vec::new(),
             keeps: Arc::default(),
             broken: Vec::new(),
@@ -143,9 +157,9 @@ impl Scheduler {
         &self.gpu
     }
 
-    /// Who waits, the longest first.
-    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &Waiter> {
-        self.waiters.iter()
+    /// Who waits, the first in line first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Waiter> {
+        self.waiters.iter().chain(self.parked())
     }
 
     /// What an order to stop, given now, would meet.
@@ -178,7 +192,7 @@ impl Scheduler {
         self.seen = now;
         match event {
             Event::Admit(waiter) => self.admit(waiter, now, &mut out),
-            Event::Abandon(ticket) => self.waiters.remove(ticket),
+            Event::Abandon(ticket) => self.abandon(ticket),
             Event::InFlight(generation, count) => self.in_flight(generation, count, now),
             Event::Engine { report, in_flight, fresh } => {
                 self.engine(report, in_flight, fresh, now, &mut out);
@@ -187,12 +201,23 @@ impl Scheduler {
             Event::Vacated(generation, given) => self.vacated(generation, given, now, &mut out),
             Event::OllamaForgot => self.ollama_forgot(&mut out),
             Event::Deactivate { side, force } => self.deactivate(side, force, now, &mut out),
+            Event::Lease(ask) => self.ask_lease(ask, &mut out),
+            Event::LeaseKept { lease, clearing } => self.keep_lease(lease, clearing),
+            Event::Restore(launch) => self.restore(launch),
             Event::Drain => self.drain(&mut out),
             Event::Tick => {}
         }
         self.expire(now, &mut out);
         self.decide(now, &mut out);
+        // Whose own load was given up for a lease may be late now.
+        self.expire(now, &mut out);
         out
+    }
+
+    fn abandon(&mut self, ticket: Ticket) {
+        self.waiters.remove(ticket);
+        self.parked.retain(|waiter| waiter.ticket != ticket);
+        self.withdraw_lease(ticket);
     }
 
     fn admit(&mut self, waiter: Waiter, now: Moment, out: &mut Vec<Effect>) {
@@ -222,10 +247,12 @@ impl Scheduler {
         self.expire(now, out);
         self.open_or_close(now);
         // Who is granted at once takes no place in the queue.
-        let at_once = self.has_room()
+        let at_once = self.passes(&waiter)
+            && self.has_room()
             && self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
-        if !at_once && self.waiters.len() >= self.rules.max_queue {
-            let (waiting, retry_after) = (self.waiters.len(), self.expected_wait(now));
+        let waiting = self.waiters.len() + self.parked.len();
+        if !at_once && waiting >= self.rules.max_queue {
+            let retry_after = self.expected_wait(now);
             return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
         }
         if waiter.purpose == Purpose::Request
@@ -264,8 +291,10 @@ impl Scheduler {
     fn in_flight(&mut self, generation: Generation, count: usize, now: Moment) {
         match &mut self.gpu {
             Gpu::Resident(resident) if resident.generation == generation => {
-                if resident.uses(count, now) {
-                    self.costs.worked(&resident.tenant.id(), now);
+                let worked = resident.uses(count, now);
+                let id = resident.tenant.id();
+                if worked {
+                    self.costs.worked(&id, now);
                 }
             }
             Gpu::Clearing(clearing) if clearing.generation == generation => {
@@ -308,22 +337,24 @@ impl Scheduler {
 
     fn drain(&mut self, out: &mut Vec<Effect>) {
         self.draining = true;
+        self.unpark();
         for ticket in self.waiters.take_all() {
             out.push(Effect::Refuse(ticket, Refusal::Draining));
         }
+        self.refuse_lease(Refusal::Draining, out);
+        (self.restore, self.wanted_back) = (None, None);
     }
 
     /// Those who have waited for as long as they may.
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let over = |w: &&Waiter| self.expires_at(w).is_some_and(|at| at <= now);
         let late: Vec<(Ticket, Duration)> = self
-            .waiters
-            .iter()
+            .waiting()
             .filter(over)
             .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
             .collect();
         for (ticket, waited) in late {
-            self.waiters.remove(ticket);
+            self.abandon(ticket);
             let retry_after = self.expected_wait(now);
             out.push(Effect::Refuse(ticket, Refusal::QueueTimeout { waited, retry_after }));
         }
@@ -335,6 +366,8 @@ impl Scheduler {
         let limit = self.rules.max_wait?;
         let id = waiter.tenant.id();
         match &self.gpu {
+            // A load behind a lease is not for it.
+            _ if !self.passes(waiter) => Some(waiter.arrived.saturating_add(limit)),
             Gpu::Loading(_, launch, _) if TenantId::from(&**launch) == id => None,
             Gpu::Resident(resident)
                 if resident.tenant.is(&id) && self.batch.contains(&waiter.ticket) =>
@@ -347,6 +380,9 @@ impl Scheduler {
 
     /// What follows from where things stand.
     fn decide(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.mind_lease(now, out) {
+            return;
+        }
         if !self.rules.start_on_request {
             self.refuse_requests(out);
         }
@@ -355,11 +391,20 @@ impl Scheduler {
         }
         self.refuse_strays(out);
         match &self.gpu {
-            Gpu::Unknown | Gpu::Stuck(_) => {}
+            Gpu::Unknown => {}
+            Gpu::Stuck(_) => self.refuse_stuck(out),
             Gpu::Empty => self.load_next(now, out),
             Gpu::Loading(..) => self.reconsider_load(now, out),
             Gpu::Resident(_) => self.serve(now, out),
             Gpu::Clearing(_) => self.cut_late(now, out),
+        }
+    }
+
+    /// Nobody gets a turn until it is gone.
+    fn refuse_stuck(&mut self, out: &mut Vec<Effect>) {
+        let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu else { return };
+        for ticket in self.waiters.take_all() {
+            out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
         }
     }
 
@@ -407,16 +452,18 @@ impl Scheduler {
     /// When [`Event::Tick`] is due.
     pub fn next_tick(&self) -> Option<Moment> {
         // The first to go need not be the first who came.
-        let expiry = self.waiters.iter().filter_map(|w| self.expires_at(w)).min();
+        let expiry = self.waiting().filter_map(|w| self.expires_at(w)).min();
         let turn = match &self.gpu {
             Gpu::Resident(resident) => self.next_turn(resident),
             Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
             Gpu::Loading(..) => {
-                self.alone.and_then(|at| Some(at.saturating_add(self.rules.abandoned_grace?)))
+                let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
+                let grace = self.rules.abandoned_grace.filter(|_| !restored);
+                self.alone.and_then(|at| Some(at.saturating_add(grace?)))
             }
             _ => None,
         };
-        [expiry, turn].into_iter().flatten().min()
+        [expiry, turn, self.lease_ends_at()].into_iter().flatten().min()
     }
 
     /// When something is due while a model serves.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::capabilities::Capabilities;
+use super::keeping::Keeping;
 use super::truth::is_truthy;
 
 /// One model.
@@ -54,6 +55,8 @@ pub struct Entry {
     pub chat_template: ChatTemplate,
     /// `metadata.pricing`.
     pub pricing: Option<Pricing>,
+    /// How its model is kept when nobody uses it.
+    pub keeping: Keeping,
     /// `metadata.ollama_capabilities`: what Ollama has said that it can do; empty: not known.
     pub ollama_capabilities: Vec<String>,
 }
@@ -205,6 +208,7 @@ impl Entry {
             testing: wire.metadata.get("testing").is_some_and(is_truthy),
             profiles: texts_of(wire.metadata.get("profiles")),
             pricing: Pricing::of(&wire.metadata),
+            keeping: Keeping::of(&wire.metadata)?,
             ollama_capabilities: texts_of(wire.metadata.get("ollama_capabilities")),
             capabilities: Capabilities::read(&wire.capabilities, &wire.metadata),
             name,

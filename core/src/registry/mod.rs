@@ -7,6 +7,7 @@
 pub mod capabilities;
 pub mod endpoint;
 pub mod entry;
+mod keeping;
 pub mod layers;
 pub mod listing;
 pub mod ollama;
@@ -17,5 +18,6 @@ mod truth;
 
 pub use endpoint::{Endpoint, EndpointRules, Placement};
 pub use entry::Entry;
+pub use keeping::Keeping;
 pub use ollama::{OllamaModel, OllamaRules};
 pub use snapshot::{LoadError, Problem, Rules, Snapshot};

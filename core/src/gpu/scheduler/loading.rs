@@ -16,11 +16,16 @@ impl Scheduler {
     pub(super) fn load_next(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let vacant = std::mem::take(&mut self.vacant);
         let Some(next) = self.choose(now) else {
+            if self.restore.is_some() {
+                return self.load_saved(vacant, now, out);
+            }
             self.decided = None;
             return;
         };
         let (tenant, reason) = (next.tenant.clone(), next.purpose.reason());
         self.decide_for(tenant.id(), reason, now, out);
+        // Somebody wants something else.
+        self.restore = None;
         match tenant {
             Tenant::Ollama => self.open_ollama(now, out),
             Tenant::Vllm(_) if self.rules.beside_ollama && !vacant => self.vacate(now, out),
@@ -37,7 +42,7 @@ impl Scheduler {
         out: &mut Vec<Effect>,
     ) {
         let (at, from) = match &self.decided {
-            Some(decided) if decided.to == to => return,
+            Some(decided) if decided.to == to && decided.reason == reason => return,
             Some(decided) => (decided.at, decided.from.clone()),
             None => (now, self.resident_id()),
         };
@@ -97,7 +102,9 @@ impl Scheduler {
             return;
         }
         let since = *self.alone.get_or_insert(now);
-        let grace = self.rules.abandoned_grace;
+        // What comes back after a lease is for nobody yet.
+        let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
+        let grace = self.rules.abandoned_grace.filter(|_| !restored);
         let late = grace.is_some_and(|grace| since.saturating_add(grace) <= now);
         if self.waiters.len() == 0 && !late {
             return;

@@ -49,6 +49,8 @@ impl Scheduler {
             for ticket in self.waiters.take_side(Side::Vllm) {
                 out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
             }
+            self.restore = None;
+            self.refuse_lease(Refusal::Failed(cause), out);
             self.decided = None;
         }
         self.gone();

@@ -97,11 +97,24 @@ impl Scheduler {
         ripe.chain(quiet).filter(|at| *at < Moment::MAX).min()
     }
 
-    /// When a group has waited for what a change for it costs.
+    /// When a group has waited for what a change for it costs, if nobody comes meanwhile. What it
+    /// has waited grows, and the cost falls with the quiet: where they meet is searched for.
     fn ripe(&self, resident: &Resident, group: &Group<'_>, now: Moment) -> Moment {
-        let cost = self.price(resident, &group.first.tenant.id(), now) * BACKGROUND_WEIGHT;
+        let to = group.first.tenant.id();
+        let after = |micros: u64| now.saturating_add(Duration::from_micros(micros));
+        let is_ripe = |micros: u64| {
+            let cost = self.price(resident, &to, after(micros)) * BACKGROUND_WEIGHT;
+            group.waited + group.weight * u128::from(micros) >= cost
+        };
+        let cost = self.price(resident, &to, now) * BACKGROUND_WEIGHT;
         let missing = cost.saturating_sub(group.waited).div_ceil(group.weight.max(1));
-        now.saturating_add(Duration::from_micros(u64::try_from(missing).unwrap_or(u64::MAX)))
+        // At what it costs now it would be ripe then, so it is by then.
+        let (mut before, mut by) = (0, u64::try_from(missing).unwrap_or(u64::MAX));
+        while before < by {
+            let middle = before + (by - before) / 2;
+            if is_ripe(middle) { by = middle } else { before = middle + 1 }
+        }
+        after(by)
     }
 
     /// What a change costs those who will ask for the resident meanwhile, in microseconds of waiting.

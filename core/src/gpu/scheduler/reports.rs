@@ -46,10 +46,10 @@ impl Scheduler {
             !matches!(held.phase, Phase::Failed(_)) || believed.is_none_or(|g| g <= held.generation)
         });
         match (believed, held) {
-            (None, held) => self.learn(held, in_flight, now, out),
+            (None, held) => self.learn(held, in_flight, now),
             // What its predecessor could not end may have been taken over.
             (Some(_), held) if fresh && matches!(self.gpu, Gpu::Stuck(_)) => {
-                self.learn(held, in_flight, now, out);
+                self.learn(held, in_flight, now);
             }
             (Some(generation), Some(held)) if held.generation == generation => {
                 self.news(held, fresh, now, out);
@@ -58,13 +58,13 @@ impl Scheduler {
             (Some(_), Some(Held { generation, phase: Phase::Stuck(cause), .. }))
                 if matches!(self.gpu, Gpu::Loading(..)) =>
             {
-                self.stuck(generation, cause, out);
+                self.stuck(generation, cause);
             }
             // Of an older start, or of none: only a new supervisor's word counts then.
             (Some(_), held) if fresh => self.supervisor_forgot(held, in_flight, now, out),
             // A start that this scheduler's predecessor had asked for.
             (Some(generation), Some(held)) if held.generation > generation => {
-                self.learn(Some(held), in_flight, now, out);
+                self.learn(Some(held), in_flight, now);
             }
             (Some(_), None) => self.vanished(now, out),
             (Some(_), Some(_)) => {}
@@ -83,7 +83,7 @@ impl Scheduler {
     }
 
     /// Any => whatever the report says.
-    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment, out: &mut Vec<Effect>) {
+    fn learn(&mut self, held: Option<Held>, in_flight: usize, now: Moment) {
         let Some(Held { generation, launch, phase }) = held else {
             self.gpu = Gpu::Empty;
             return;
@@ -91,7 +91,7 @@ impl Scheduler {
         let used = in_flight > 0;
         self.gpu = match phase {
             Phase::Failed(_) => Gpu::Empty,
-            Phase::Stuck(cause) => return self.stuck(generation, cause, out),
+            Phase::Stuck(cause) => return self.stuck(generation, cause),
             // One that is in use has been ready: its supervisor is new, and looks whether it still is.
             Phase::BackingOff | Phase::Starting if !used => {
                 self.alone = None;
@@ -114,11 +114,8 @@ impl Scheduler {
         };
     }
 
-    /// Any => Stuck: nobody gets a turn until it is gone.
-    fn stuck(&mut self, generation: Generation, cause: Cause, out: &mut Vec<Effect>) {
-        for ticket in self.waiters.take_all() {
-            out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
-        }
+    /// Any => Stuck
+    fn stuck(&mut self, generation: Generation, cause: Cause) {
         (self.gpu, self.decided) = (Gpu::Stuck(Stuck { generation, cause }), None);
     }
 
@@ -126,7 +123,7 @@ impl Scheduler {
     fn news(&mut self, held: Held, fresh: bool, now: Moment, out: &mut Vec<Effect>) {
         let Held { generation, launch, phase } = held;
         match (&self.gpu, phase) {
-            (_, Phase::Stuck(cause)) => self.stuck(generation, cause, out),
+            (_, Phase::Stuck(cause)) => self.stuck(generation, cause),
             (Gpu::Loading(..), Phase::Ready) => self.loaded(generation, launch, now, out),
             (Gpu::Loading(..), Phase::Failed(cause)) => {
                 for ticket in self.waiters.take_of(&TenantId::from(&*launch)) {
@@ -237,7 +234,7 @@ impl Scheduler {
             Gpu::Loading(generation, launch, _) => {
                 out.push(Effect::Run(*generation, launch.clone()));
             }
-            _ => self.learn(held, in_flight, now, out),
+            _ => self.learn(held, in_flight, now),
         }
     }
 }

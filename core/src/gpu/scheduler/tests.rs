@@ -5,9 +5,11 @@
 mod changes;
 mod checks;
 mod histories;
+mod leases;
 mod limits;
 mod machine;
 mod ollama;
+mod policy;
 mod rules;
 mod world;
 
@@ -17,6 +19,7 @@ use super::*;
 use crate::engine::testing::launches;
 use crate::engine::{Cause, EngineReport, Launch, Phase};
 use crate::gpu::Asker;
+use crate::gpu::lease::LeaseEffect;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -48,6 +51,8 @@ fn rules() -> SchedulerRules {
         swap_drain: Some(s(30)),
         start_on_request: true,
         beside_ollama: false,
+        lease_wait: false,
+        lease_drain: Some(s(120)),
     }
 }
 
@@ -182,6 +187,18 @@ impl Bench {
     }
 }
 
+fn lease_word(effect: &LeaseEffect) -> String {
+    match effect {
+        LeaseEffect::Granted(ticket, lease) => format!("lease {} for {}", ticket.0, lease.owner),
+        LeaseEffect::Refused(ticket, refusal) => {
+            let refused = Effect::Refuse(*ticket, refusal.clone());
+            format!("no lease: {}", word(&refused).unwrap())
+        }
+        LeaseEffect::Ended(lease, end) => format!("{}'s lease {}", lease.owner, end.as_str()),
+        LeaseEffect::Restore(model) => format!("restore {model}"),
+    }
+}
+
 /// Effects in words, without the telling of swaps and without pardons.
 fn words(effects: &[Effect]) -> Vec<String> {
     effects.iter().filter_map(word).collect()
@@ -200,6 +217,8 @@ fn word(effect: &Effect) -> Option<String> {
                 Refusal::Stopped => "stopped",
                 Refusal::Draining => "draining",
                 Refusal::NoResident => "no resident",
+                Refusal::Leased { .. } => "leased",
+                Refusal::LeaseBusy { .. } => "lease busy",
             };
             format!("refuse {}: {why}", ticket.0)
         }
@@ -212,6 +231,7 @@ fn word(effect: &Effect) -> Option<String> {
         | Effect::SwapBegan { .. }
         | Effect::SwapDone { .. }
         | Effect::Unload { .. } => return None,
+        Effect::Lease(effect) => lease_word(effect),
     })
 }
 

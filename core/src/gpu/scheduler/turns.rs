@@ -74,7 +74,7 @@ impl Scheduler {
             None => None,
             // Those who were there before him do not queue behind him.
             Some(ClosingCause::Waiter) => Some(self.others().map(|w| self.place(w)).min()?),
-            Some(ClosingCause::Order) => return None,
+            Some(ClosingCause::Order | ClosingCause::Lease) => return None,
         };
         let (generation, id) = (resident.generation, resident.tenant.id());
         Some(Turn { generation, id, before, batch: &self.batch, bounds: self.rules.bounds() })
@@ -108,7 +108,7 @@ impl Scheduler {
         let news = loading.is_some();
         let may = |waiter: &Waiter| turn.takes(waiter) && (news || turn.from(waiter) <= now);
         let able: Vec<Ticket> = self.waiters.iter().filter(|w| may(w)).map(|w| w.ticket).collect();
-        let able = if self.rules.max_concurrent.is_some() { self.in_turn(able) } else { able };
+        let able = if self.rules.max_concurrent.is_some() { self.in_turn(&able) } else { able };
         for ticket in able {
             self.grant(ticket, now, loading, out);
         }
@@ -116,7 +116,7 @@ impl Scheduler {
 
     /// Those for whom there is room, where there is not room for all: by class, and within a class
     /// the client that was served longest ago. Orders by hand take no room.
-    fn in_turn(&self, able: Vec<Ticket>) -> Vec<Ticket> {
+    fn in_turn(&self, able: &[Ticket]) -> Vec<Ticket> {
         let (mut room, mut served) = (self.room(), self.served.clone());
         let mut left: Vec<&Waiter> =
             self.waiters.iter().filter(|w| able.contains(&w.ticket)).collect();
@@ -180,7 +180,7 @@ impl Scheduler {
     }
 
     /// What runs on a closing resident is cut after a bound, once.
-    fn cut_drain(&mut self, now: Moment, out: &mut Vec<Effect>) {
+    pub(super) fn cut_drain(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         let Some(closing) = &mut resident.closing else { return };
         if closing.cut_at.is_some_and(|at| at <= now) {

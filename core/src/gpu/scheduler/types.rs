@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::waiters::Waiter;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Launch};
+use crate::gpu::lease::{Lease, LeaseAsk, LeaseEffect};
 use crate::gpu::{Class, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
@@ -34,6 +35,10 @@ pub struct SchedulerRules {
     pub abandoned_grace: Option<Duration>,
     /// Requests may cause a load; by hand it is always possible.
     pub start_on_request: bool,
+    /// While the GPU is leased, requests wait instead of being refused.
+    pub lease_wait: bool,
+    /// What still runs when somebody asks for a lease is cut after this; `None`: never.
+    pub lease_drain: Option<Duration>,
     /// Ollama runs on this GPU: what it has loaded must be gone before a vLLM starts.
     pub beside_ollama: bool,
 }
@@ -148,6 +153,8 @@ pub enum ClosingCause {
     Waiter,
     /// Of an order to stop.
     Order,
+    /// Of somebody who wants to lease the GPU; when he goes, it opens again.
+    Lease,
 }
 
 /// A model that goes.
@@ -233,6 +240,17 @@ pub enum Event {
         /// Cut, instead of letting finish.
         force: bool,
     },
+    /// Somebody wants to lease the GPU.
+    Lease(LeaseAsk),
+    /// A lease of before: it is held.
+    LeaseKept {
+        /// The lease.
+        lease: Lease,
+        /// Whatever is on the GPU must go; else it is there for its holder.
+        clearing: bool,
+    },
+    /// A lease has ended, and this was resident before.
+    Restore(Arc<Launch>),
     /// The daemon ends: nobody waits any more.
     Drain,
     /// Time has passed.
@@ -272,6 +290,8 @@ pub enum Effect {
     Vacate(Generation),
     /// End the requests that use this.
     Cut(Generation),
+    /// About leases.
+    Lease(LeaseEffect),
     /// The GPU goes from one model to another, or to the first one.
     SwapBegan {
         /// What was resident.
@@ -324,6 +344,18 @@ pub enum Refusal {
     Stopped,
     /// The daemon ends.
     Draining,
+    /// The GPU is leased.
+    Leased {
+        /// To whom.
+        owner: String,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// Somebody else holds a lease already, or is about to.
+    LeaseBusy {
+        /// Who.
+        owner: String,
+    },
     /// It wanted to be served by what is there, and that is not there any more.
     NoResident,
 }

@@ -2,37 +2,94 @@
 
 use super::world::{Person, World};
 use super::*;
+use crate::gpu::lease::{Hold, LeaseEffect, LeaseOrder, LeaseOutcome};
 
 /// How things stood before an event.
 struct Before {
     gpu: Gpu,
     queue: Vec<Waiter>,
+    /// Those too who wait for the end of a lease.
+    all: Vec<Waiter>,
+}
+
+impl Before {
+    fn of(core: &Scheduler) -> Self {
+        Before {
+            gpu: core.gpu().clone(),
+            queue: core.waiters.iter().cloned().collect(),
+            all: core.waiting().cloned().collect(),
+        }
+    }
 }
 
 impl World {
     /// An event for the scheduler, its effects, and whether all is as it must be.
     pub(super) fn tell(&mut self, event: &Event) {
-        let before =
-            Before { gpu: self.core.gpu().clone(), queue: self.core.waiting().cloned().collect() };
+        let before = Before::of(&self.core);
         if let Event::Deactivate { force: true, side } = event
             && self.core.side() == Some(*side)
         {
             self.forced = self.core.believed();
         }
         let effects = self.core.on(event.clone(), self.now);
+        self.after(&before, event, effects);
+    }
+
+    /// The same for an order about a lease.
+    pub(super) fn lease_order(&mut self, order: LeaseOrder) {
+        let before = Before::of(&self.core);
+        let (outcome, effects) = self.core.on_lease(order, self.now);
+        match outcome {
+            LeaseOutcome::Renewed(lease) => self.lease = Some(lease),
+            LeaseOutcome::WrongToken => {
+                assert!(!matches!(self.core.hold(), Hold::Held { .. }), "its token is right");
+            }
+            LeaseOutcome::Idle => assert_eq!(*self.core.hold(), Hold::Free),
+            LeaseOutcome::Released | LeaseOutcome::Other { .. } => {}
+        }
+        self.after(&before, &Event::Tick, effects);
+    }
+
+    fn after(&mut self, before: &Before, event: &Event, effects: Vec<Effect>) {
         self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
-        self.check_swaps(&before, event, &effects);
-        self.check_background(&before, &effects);
-        self.check_abandoned(&before, event, &effects);
+        self.check_leases(&effects);
+        self.check_swaps(before, event, &effects);
+        self.check_background(before, &effects);
+        self.check_abandoned(before, event, &effects);
         self.check_broken(&effects);
-        self.check_cuts(&before, &effects);
-        self.check_grants(&before, event, &effects);
-        self.check_refusals(&before, &effects);
+        self.check_cuts(before, &effects);
+        self.check_grants(before, event, &effects);
+        self.check_refusals(before, &effects);
         let granted = effects.iter().any(|effect| matches!(effect, Effect::Grant { .. }));
         self.carry_out(effects);
         self.note_closing(granted);
         self.note_alone();
         self.check_queue();
+    }
+
+    /// A lease is granted when nothing of ours is on the GPU, once, and then only its holder is
+    /// served.
+    fn check_leases(&self, effects: &[Effect]) {
+        let ended = |e: &Effect| matches!(e, Effect::Lease(LeaseEffect::Ended(..)));
+        let mut held = self.lease.as_ref();
+        for effect in effects {
+            match effect {
+                Effect::Lease(LeaseEffect::Granted(_, lease)) => {
+                    assert!(held.is_none(), "two leases");
+                    assert!(self.live.is_none() || self.blind, "beside {:?}", self.live);
+                    let ollama = self.ollama.loaded && self.setting.rules.beside_ollama;
+                    assert!(!ollama, "beside Ollama");
+                    held = Some(lease);
+                }
+                effect if ended(effect) => held = None,
+                Effect::Grant { ticket, .. } => {
+                    let pass = self.waiting[ticket].who.pass.as_ref();
+                    let good = held.is_none_or(|lease| pass.is_some_and(|p| p.is(&lease.token)));
+                    assert!(good, "{pass:?} passed the lease");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Invariants 1, 2 and 5: one holder, none beside another, nothing stopped that is in use.
@@ -43,7 +100,7 @@ impl World {
                 Event::Admit(waiter) => Some(waiter),
                 _ => None,
             };
-            let mut all = before.queue.iter().chain(admitted);
+            let mut all = before.all.iter().chain(admitted);
             all.any(|w| w.purpose == Purpose::Activate && of(&w.tenant.id()))
         };
         for effect in effects {
@@ -63,6 +120,11 @@ impl World {
                     assert!(held.is_none_or(gone), "{held:?} is not gone");
                     assert!(
                         self.setting.rules.start_on_request
+                            || self
+                                .core
+                                .decided
+                                .as_ref()
+                                .is_some_and(|d| d.reason == Reason::Lease)
                             || asked_by_hand(&|id| *id == TenantId::from(&**launch)),
                         "a request started {generation}"
                     );
@@ -81,6 +143,7 @@ impl World {
                         self.setting.rules.start_on_request
                             || fresh
                             || ordered
+                            || *self.core.hold() != Hold::Free
                             || effects.iter().any(|e| matches!(e, Effect::Unload { .. }))
                             || !matches!(&before.gpu, Gpu::Resident(r) if r.tenant != Tenant::Ollama)
                             || asked_by_hand(&|_| true),
@@ -133,8 +196,9 @@ impl World {
         let Gpu::Loading(of, launch, _) = &before.gpu else { return };
         let stops = effects.contains(&Effect::Stop(*of));
         let unused = effects.iter().any(|effect| matches!(effect, Effect::Unload { .. }));
-        let ordered = matches!(event, Event::Deactivate { .. }) || unused;
-        let others = self.core.waiting().any(|w| !w.tenant.is(&TenantId::from(&**launch)));
+        let leased = *self.core.hold() != Hold::Free;
+        let ordered = matches!(event, Event::Deactivate { .. }) || unused || leased;
+        let others = self.core.waiters.iter().any(|w| !w.tenant.is(&TenantId::from(&**launch)));
         if !stops || ordered || others {
             return;
         }
@@ -149,7 +213,8 @@ impl World {
     fn note_alone(&mut self) {
         self.alone = match self.core.gpu() {
             Gpu::Loading(of, launch, _)
-                if !self.core.waiting().any(|w| w.tenant.is(&TenantId::from(&**launch))) =>
+                if !self.core.waiters.any_of(&TenantId::from(&**launch))
+                    && self.core.decided.as_ref().is_none_or(|d| d.reason != Reason::Lease) =>
             {
                 let since = self.alone.filter(|(alone, _)| alone == of);
                 since.or(Some((*of, self.now)))
@@ -255,7 +320,7 @@ impl World {
                 Effect::Activated(ticket) => (ticket, Purpose::Activate),
                 Effect::Stop(_) | Effect::Vacate(_) => {
                     // Whom the swap was for is served before it.
-                    let left = self.core.waiting().any(in_batch);
+                    let left = self.core.waiters.iter().any(in_batch);
                     assert!(!left, "stopped before its batch was served");
                     continue;
                 }
@@ -267,7 +332,7 @@ impl World {
             // Who waited through its load belongs to the batch.
             if batch.is_none() && !person.loaded {
                 let place = self.place_of(*ticket, person);
-                let overtaken = self.core.waiting().find(|w| {
+                let overtaken = self.core.waiters.iter().find(|w| {
                     !w.tenant.is(&person.model)
                         && self.core.place(w) < place
                         && self.bound_of(w) <= self.now
@@ -321,13 +386,17 @@ impl World {
                     };
                     let loaded = matches!(before.gpu, Gpu::Loading(..));
                     let loads = loaded && own(&before.gpu) && own(self.core.gpu());
-                    assert!(!loads, "its own model loads");
+                    let aside = before.all.iter().any(|w| w.ticket == *ticket)
+                        && !before.queue.iter().any(|w| w.ticket == *ticket);
+                    assert!(!loads || aside, "its own model loads");
                     assert_eq!(*waited, person.waited(self.now));
                     let limit = rules.max_wait.unwrap().max(person.waited(person.asked));
                     assert!(*waited >= limit);
                     assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
                 }
                 Refusal::AutostartOff => assert!(!rules.start_on_request),
+                Refusal::Leased { .. } => assert!(!rules.lease_wait),
+                Refusal::LeaseBusy { .. } => panic!("no answer for a request"),
                 Refusal::NoResident => {
                     assert!(person.who.only_there);
                     // In the same moment it may begin to load for others.
@@ -352,7 +421,9 @@ impl World {
         tickets.sort();
         assert!(tickets.iter().eq(self.waiting.keys()), "somebody is lost");
         assert!(queue.len() <= rules.max_queue, "{} wait", queue.len());
-        assert!(queue.is_sorted_by_key(|w| self.core.place(w)));
+        let waiters: Vec<&Waiter> = self.core.waiters.iter().collect();
+        assert!(waiters.is_sorted_by_key(|w| self.core.place(w)));
+        let queue = waiters;
         assert!(self.core.next_tick().is_none_or(|at| at > self.now), "a tick of the past");
         let loading = match self.core.gpu() {
             Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),

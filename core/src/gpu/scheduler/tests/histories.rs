@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::world::{Setting, World};
 use super::*;
 use crate::gpu::ClientId;
+use crate::gpu::lease::LeaseOrder;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -24,17 +25,24 @@ enum Step {
     NewSupervisor { knows: bool, wanted: bool },
     NewScheduler,
     OldNews(usize),
+    Lease { ttl: u64, restart: bool },
+    LeaveLease,
+    Renew,
+    Release,
+    Force { max_age: Option<u64> },
 }
 
 const SERVICE: u64 = 10_000;
 
 fn asker() -> impl Strategy<Value = Asker> {
     let class = prop_oneof![3 => Just(Class::Interactive), 1 => Just(Class::Background)];
-    (class, 0..3u64, proptest::bool::weighted(0.1)).prop_map(|(class, client, only_there)| Asker {
+    let (only_there, pass) = (proptest::bool::weighted(0.1), proptest::bool::weighted(0.2));
+    (class, 0..3u64, only_there, pass).prop_map(|(class, client, only_there, pass)| Asker {
         class,
         client: ClientId(client),
         only_there,
-        pass: None,
+        // It gets the token that is good when it comes.
+        pass: pass.then(|| "good".into()),
     })
 }
 
@@ -73,6 +81,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), mostly()).prop_map(|(knows, wanted)| Step::NewSupervisor { knows, wanted }),
         1 => Just(Step::NewScheduler),
         2 => any::<usize>().prop_map(Step::OldNews),
+        1 => (1..60_000u64, any::<bool>()).prop_map(|(ttl, restart)| Step::Lease { ttl, restart }),
+        1 => prop_oneof![
+            Just(Step::LeaveLease),
+            Just(Step::Renew),
+            Just(Step::Release),
+            prop_oneof![Just(None), (0..30_000u64).prop_map(Some)]
+                .prop_map(|max_age| Step::Force { max_age }),
+        ],
     ]
 }
 
@@ -118,6 +134,8 @@ fn setting() -> impl Strategy<Value = Setting> {
                 background_idle: s(2),
                 max_concurrent,
                 idle_unload,
+                lease_wait: swap_wait.is_zero(),
+                lease_drain: swap_drain,
                 swap_drain,
                 abandoned_grace: grace,
                 start_on_request,
@@ -139,7 +157,21 @@ fn setting() -> impl Strategy<Value = Setting> {
 fn take(world: &mut World, step: &Step) {
     match *step {
         Step::Arrive { model, service, ref who } => {
-            world.arrive_as(model, Purpose::Request, ms(service), who.clone());
+            let pass = who.pass.as_ref().map(|_| world.token());
+            let who = Asker { pass, ..who.clone() };
+            world.arrive_as(model, Purpose::Request, ms(service), who);
+        }
+        Step::Lease { ttl, restart } => world.ask_lease(ms(ttl), restart),
+        Step::LeaveLease => world.leave_lease(),
+        Step::Renew => world.lease_order(LeaseOrder::Renew { token: world.token(), ttl: None }),
+        Step::Release => {
+            let restart_model = None;
+            world.lease_order(LeaseOrder::Release { token: world.token(), restart_model });
+        }
+        Step::Force { max_age } => {
+            let (token, owner, restart_model) = (None, None, Some(true));
+            let max_age = max_age.map(ms);
+            world.lease_order(LeaseOrder::Force { token, owner, max_age, restart_model });
         }
         Step::Hand(model) => world.arrive(model, Purpose::Activate, Duration::ZERO),
         Step::Leave(at) => world.leave(at),
@@ -176,6 +208,7 @@ proptest! {
         let mut world = live(&setting, &steps);
         world.settle();
         prop_assert!(world.waiting.is_empty(), "{:?} while {:?}", world.waiting, world.core.gpu());
+        prop_assert!(world.lease_asks.is_empty() && world.lease.is_none(), "{:?}", world.core.hold());
         // And it still serves: by hand, for that works with all rules. Once the time may run out
         // while another model goes.
         for _ in 0..2 {

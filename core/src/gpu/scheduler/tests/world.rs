@@ -9,6 +9,8 @@ use super::*;
 use crate::engine::lifecycle::{
     BreakerRules, Engine, Event as Fact, Goal, Lifecycle, LifecycleRules, State,
 };
+use crate::gpu::LeaseToken;
+use crate::gpu::lease::{Lease, LeaseAsk, LeaseEffect};
 
 /// What is drawn once for a history.
 #[derive(Debug, Clone)]
@@ -78,6 +80,7 @@ pub(super) enum Todo {
     Dies(Generation),
     JobEnds(Ticket),
     Look,
+    Restore(ModelName),
     /// Of one asker: Ollama has been looked at.
     OllamaLook(u32, Generation, Moment),
 }
@@ -120,6 +123,9 @@ pub(super) struct World {
     pub(super) told: Option<EngineReport>,
     pub(super) memory: Option<Memory>,
     pub(super) jobs: BTreeMap<Ticket, Job>,
+    /// Who asks for a lease, and the one that is written down.
+    pub(super) lease_asks: BTreeSet<Ticket>,
+    pub(super) lease: Option<Lease>,
     /// When the last interactive request of a start ended, if the scheduler saw it end.
     pub(super) interactive: BTreeMap<Generation, Moment>,
     pub(super) todo: BTreeMap<(Moment, u64), Todo>,
@@ -164,6 +170,8 @@ impl World {
             told: None,
             memory: None,
             jobs: BTreeMap::new(),
+            lease_asks: BTreeSet::new(),
+            lease: None,
             interactive: BTreeMap::new(),
             todo: BTreeMap::new(),
             ollama: Ollama::default(),
@@ -234,7 +242,7 @@ impl World {
     /// One who drops what it got, or got its answer.
     fn job_ends(&mut self, ticket: Ticket) {
         let Some(job) = self.jobs.remove(&ticket) else { return };
-        if job.person.is_interactive() {
+        if job.person.is_interactive() && self.core.believed() == Some(job.generation) {
             self.interactive.insert(job.generation, self.now);
         }
         if self.core.believed() == Some(job.generation) {
@@ -274,7 +282,46 @@ impl World {
                     self.ollama.asked = Some(generation);
                     self.look_at_ollama(generation);
                 }
+                Effect::Lease(effect) => self.lease_effect(effect),
                 Effect::SwapBegan { .. } | Effect::SwapDone { .. } | Effect::Unload { .. } => {}
+            }
+        }
+    }
+
+    // Leases.
+
+    pub(super) fn ask_lease(&mut self, ttl: Duration, restart_model: bool) {
+        self.number += 1;
+        let ticket = t(self.number);
+        self.lease_asks.insert(ticket);
+        let token = format!("token {}", self.number).as_str().into();
+        let owner = "somebody".to_owned();
+        self.tell(&Event::Lease(LeaseAsk { ticket, token, owner, restart_model, ttl }));
+    }
+
+    pub(super) fn leave_lease(&mut self) {
+        if let Some(ticket) = self.lease_asks.pop_first() {
+            self.tell(&Event::Abandon(ticket));
+        }
+    }
+
+    /// The token of the lease that is held, or a wrong one.
+    pub(super) fn token(&self) -> LeaseToken {
+        self.lease.as_ref().map_or_else(|| "wrong".into(), |lease| lease.token.clone())
+    }
+
+    fn lease_effect(&mut self, effect: LeaseEffect) {
+        match effect {
+            LeaseEffect::Granted(ticket, lease) => {
+                assert!(self.lease_asks.remove(&ticket), "nobody asked");
+                self.lease = Some(lease);
+            }
+            LeaseEffect::Refused(ticket, _) => {
+                assert!(self.lease_asks.remove(&ticket), "nobody asked");
+            }
+            LeaseEffect::Ended(lease, _) => assert_eq!(self.lease.take(), Some(lease)),
+            LeaseEffect::Restore(model) => {
+                self.later(self.setting.delay, Todo::Restore(model));
             }
         }
     }
@@ -318,8 +365,15 @@ impl World {
         if let Some(generation) = self.jobs.values().filter(of).map(|job| job.generation).max() {
             self.tell(&Event::OllamaInUse(generation, self.in_flight(generation)));
         }
+        if let Some(lease) = self.lease.clone() {
+            self.tell(&Event::LeaseKept { lease, clearing: false });
+        }
         for (_, person) in waiting {
             self.ask(Person { asked: self.now, refused_by: None, ..person });
+        }
+        // Whoever asked for a lease asks again.
+        for _ in std::mem::take(&mut self.lease_asks) {
+            self.ask_lease(s(20), true);
         }
         self.send_report(false);
     }
@@ -367,6 +421,7 @@ impl World {
             Todo::Report(report, fresh) => self.hear(report, fresh),
             Todo::Fact(instance, fact) if instance == self.instance => self.fact(fact),
             Todo::Dies(of) => self.dies(of),
+            Todo::Restore(model) => self.tell(&Event::Restore(launch(model.as_str()))),
             Todo::JobEnds(ticket) => self.job_ends(ticket),
             Todo::OllamaLook(asker, of, since) if asker == self.ollama.asker => {
                 self.ollama_looked(of, since);
