@@ -13,7 +13,7 @@ use chat_proxy_actors::forwarder::{
     Answer, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
 };
 use chat_proxy_actors::transcript::Transcript;
-use chat_proxy_core::gpu::Asker;
+use chat_proxy_core::gpu::{Asker, LeaseToken};
 use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
@@ -130,7 +130,10 @@ fn meta(request: &HttpRequest, identity: &Identity) -> RequestMeta {
     let text = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
     RequestMeta {
         request_id: identity.request_id.clone(),
-        who: Asker::default(),
+        who: Asker {
+            pass: text("x-gpu-lease-token").as_deref().map(LeaseToken::from),
+            ..Asker::default()
+        },
         upstream_id: identity.upstream_id.clone(),
         user_agent: text("user-agent"),
         traceparent: text("traceparent"),

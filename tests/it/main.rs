@@ -27,6 +27,7 @@ mod fault_matrix;
 mod front;
 mod heartbeats;
 mod https;
+mod leases;
 mod load;
 mod log;
 mod ollama;

@@ -208,12 +208,11 @@ impl Handler<BringBack> for GpuArbiter {
 
     fn handle(&mut self, BringBack(model): BringBack, ctx: &mut Self::Context) {
         let view = self.parts.registry.load();
-        match view.snapshot.resolve(model.as_str()) {
-            Ok((_, Placement::SinglePort(launch))) => {
-                let launch = launch.clone();
-                self.apply(Event::Restore(launch), ctx);
-            }
-            _ => tracing::warn!(%model, "what was resident before the lease has no entry any more"),
-        }
+        let Ok((_, Placement::SinglePort(launch))) = view.snapshot.resolve(model.as_str()) else {
+            tracing::warn!(%model, "what was resident before the lease has no entry any more");
+            return;
+        };
+        let launch = launch.clone();
+        self.apply(Event::Restore(launch), ctx);
     }
 }

@@ -2,6 +2,8 @@
 //! there; here it is seen that decisions reach those whom they concern.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod leasing;
+
 use std::time::Duration;
 
 use super::messages::*;

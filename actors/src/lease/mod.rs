@@ -101,6 +101,7 @@ impl LeaseRecord {
     }
 
     /// The same after it was renewed.
+    #[must_use]
     pub fn renewed(&self, lease: &Lease) -> Self {
         let left = lease.until.saturating_sub(clock::now()).as_secs_f64();
         let expires_at = clock::unix_seconds() + left;

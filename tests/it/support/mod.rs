@@ -41,3 +41,8 @@ pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// How often a test repeats what must never fail: `IMAGEWORKS_IT_REPEATS`, else 3.
+pub fn repeats() -> usize {
+    std::env::var("IMAGEWORKS_IT_REPEATS").map_or(3, |n| n.parse().expect("a number"))
+}

@@ -11,15 +11,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::engines::{Engined, STATE, Sampler, families, is_alive};
+pub(super) use crate::support::repeats;
 use crate::support::{BOUND, Engines, eventually};
 
 /// An engine that serves has answered this long after the next daemon listens.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// How often each state is tried.
-pub(super) fn repeats() -> usize {
-    std::env::var("IMAGEWORKS_IT_REPEATS").map_or(3, |n| n.parse().expect("a number"))
-}
 
 /// So many attempts that mostly wait are made side by side.
 const AT_A_TIME: usize = 5;
