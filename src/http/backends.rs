@@ -48,7 +48,10 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
     let services = autostart::services(state).await?.services;
     backends.extend(services.iter().filter_map(|(name, service)| service_line(name, service)));
     backends.extend(external(state));
-    Ok(json!({"backends": backends, "resident": resident, "queue": gpu.queue}))
+    Ok(json!({
+        "backends": backends, "resident": resident, "queue": gpu.queue,
+        "infeasible_bounds": gpu.infeasible, "swaps": gpu.swaps,
+    }))
 }
 
 /// The arbiter's view.

@@ -19,6 +19,7 @@ mod metrics;
 mod models;
 mod ollama;
 mod relay;
+mod scheduler;
 mod state;
 mod stream;
 
@@ -86,6 +87,11 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 "/v1/autostart/enabled",
                 Method::PUT,
                 web::put().to(autostart::enabled),
+            ))
+            .service(resource(
+                "/v1/scheduler/explain",
+                Method::GET,
+                web::get().to(scheduler::explain),
             ))
             .service(resource("/v1/gpu/status", Method::GET, web::get().to(gpu::status)))
             .service(resource("/v1/gpu/lease", Method::POST, web::post().to(gpu::lease)))

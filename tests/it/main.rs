@@ -34,6 +34,7 @@ mod ollama;
 mod reactions;
 mod registry;
 mod relay;
+mod scheduling;
 mod shutdown;
 mod slow;
 mod startup;

@@ -7,7 +7,7 @@ use chat_proxy_core::gpu::Asker;
 use chat_proxy_core::gpu::scheduler::{Event, Purpose, Stopping, Waiter};
 
 use super::messages::{
-    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, GetStatus, OllamaForgot,
+    Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, Explain, GetStatus, OllamaForgot,
     OllamaVacated, StartsChanged, Status,
 };
 use super::{GpuArbiter, LedgerChanged, Waiting, told_name};
@@ -17,10 +17,10 @@ impl Handler<Admit> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, admit: Admit, ctx: &mut Self::Context) {
-        let Admit { ticket, tenant, arrived, refused_by, who, request_id: _, progress, reply } =
-            admit;
+        let Admit { ticket, tenant, arrived, refused_by, who, request_id, progress, reply } = admit;
         let model = told_name(&tenant);
-        self.waiting.insert(ticket, Waiting { model, reply, progress: Some(progress) });
+        let waiting = Waiting { model, request_id, reply, progress: Some(progress) };
+        self.waiting.insert(ticket, waiting);
         let waiter = Waiter {
             ticket,
             tenant,
@@ -40,7 +40,9 @@ impl Handler<Activate> for GpuArbiter {
     fn handle(&mut self, activate: Activate, ctx: &mut Self::Context) {
         let Activate { ticket, tenant, reply } = activate;
         let model = told_name(&tenant);
-        self.waiting.insert(ticket, Waiting { model, reply, progress: None });
+        // Orders by hand have no id of their own.
+        let request_id = format!("by hand {}", ticket.0).into();
+        self.waiting.insert(ticket, Waiting { model, request_id, reply, progress: None });
         let now = clock::now();
         let waiter = Waiter {
             ticket,
@@ -59,7 +61,8 @@ impl Handler<Abandon> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, Abandon(ticket): Abandon, ctx: &mut Self::Context) {
-        if self.waiting.remove(&ticket).is_some() {
+        if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.stories.ended(&waiting.request_id, "left", clock::now());
             self.apply(Event::Abandon(ticket), ctx);
         }
         self.withdraw_lease(ticket, ctx);
@@ -129,6 +132,14 @@ impl Handler<Drain> for GpuArbiter {
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
         self.apply(Event::Drain, ctx);
+    }
+}
+
+impl Handler<Explain> for GpuArbiter {
+    type Result = actix::MessageResult<Explain>;
+
+    fn handle(&mut self, Explain(request_id): Explain, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.stories.of(&request_id, clock::now()))
     }
 }
 

@@ -14,6 +14,7 @@ use chat_proxy_core::ids::{Generation, Ticket};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::stories::{Story, Swap};
 use crate::lease::{LeaseRecord, SavedModel};
 use crate::permits::Permit;
 
@@ -167,7 +168,29 @@ pub struct Status {
     pub in_flight: usize,
     /// Who waits, the first in line first.
     pub queue: Vec<Queued>,
+    /// Bounds that those who wait now cannot be given.
+    pub infeasible: Vec<BrokenBound>,
+    /// The last changes of hands, the newest first.
+    pub swaps: Vec<Swap>,
 }
+
+/// A bound that cannot be kept: the change alone takes longer.
+#[derive(Debug, Clone, Serialize)]
+pub struct BrokenBound {
+    /// The change to this.
+    pub model: String,
+    /// The class whose bound it breaks.
+    pub class: &'static str,
+    /// The bound.
+    pub bound_s: f64,
+    /// What the change takes, measured.
+    pub change_takes_s: f64,
+}
+
+/// Why a request waited.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Option<Story>")]
+pub struct Explain(pub String);
 
 /// Somebody who waits.
 #[derive(Debug, Clone, Serialize)]
@@ -179,6 +202,14 @@ pub struct Queued {
     pub ollama: bool,
     /// `request` or `activate`.
     pub purpose: &'static str,
+    /// `interactive` or `background`.
+    pub class: &'static str,
+    /// The request's id.
+    pub request_id: Option<Arc<str>>,
+    /// What it waits for, in words.
+    pub waits_for: Option<String>,
+    /// When its bound is over.
+    pub due_in_ms: Option<u64>,
     /// For how long.
     pub waiting_ms: u64,
 }
@@ -202,6 +233,8 @@ pub enum WaitStage {
     Stopping = 2,
     /// Its own model.
     Loading = 3,
+    /// The end of a lease.
+    Leased = 4,
 }
 
 impl Progress {
@@ -216,6 +249,7 @@ impl Progress {
             1 => WaitStage::Draining,
             2 => WaitStage::Stopping,
             3 => WaitStage::Loading,
+            4 => WaitStage::Leased,
             _ => WaitStage::Queued,
         };
         (self.position.load(Ordering::Relaxed), stage)
@@ -230,6 +264,7 @@ impl WaitStage {
             WaitStage::Draining => "other requests finish",
             WaitStage::Stopping => "the other model is stopping",
             WaitStage::Loading => "the model is loading",
+            WaitStage::Leased => "the GPU is leased",
         }
     }
 }

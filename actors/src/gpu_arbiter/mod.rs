@@ -9,14 +9,14 @@
 mod handlers;
 mod leasing;
 pub mod messages;
+pub mod stories;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
-use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Keep, Purpose, Scheduler, SchedulerRules, Waiter,
+    Effect, Event, Gpu, Infeasible, Keep, Purpose, Reason, Scheduler, SchedulerRules, Waiter, Why,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
@@ -35,7 +35,8 @@ use crate::port::Port;
 use crate::registry::{RegistryView, ShowActivity};
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use leasing::LeaseWait;
-use messages::{Outcome, Progress, Queued, Status, WaitStage};
+use messages::{BrokenBound, Outcome, Progress, Queued, Status, WaitStage};
+use stories::{Stories, Swap, millis};
 
 /// What an arbiter is made from; the same for each that is built.
 #[derive(Clone)]
@@ -70,6 +71,7 @@ pub struct GpuArbiter {
     parts: ArbiterParts,
     waiting: HashMap<Ticket, Waiting>,
     lease_waits: HashMap<Ticket, LeaseWait>,
+    stories: Stories,
     timer: Option<SpawnHandle>,
     /// The registry that the scheduler's keeps are from.
     keeps_of: Option<Arc<Snapshot>>,
@@ -81,6 +83,7 @@ pub struct GpuArbiter {
 /// Somebody whose turn has not come.
 struct Waiting {
     model: String,
+    request_id: Arc<str>,
     reply: oneshot::Sender<Outcome>,
     progress: Option<Arc<Progress>>,
 }
@@ -94,6 +97,7 @@ impl GpuArbiter {
             parts,
             waiting: HashMap::new(),
             lease_waits: HashMap::new(),
+            stories: Stories::default(),
             timer: None,
             keeps_of: None,
             shown: None,
@@ -176,11 +180,11 @@ impl GpuArbiter {
         match effect {
             Effect::Grant { ticket, generation, tenant, queued, loading } => {
                 let permit = self.parts.ledger.grant(generation, tenant, queued, loading);
-                self.answer(ticket, |_| Outcome::Granted(permit));
+                self.answer(ticket, "served", |_| Outcome::Granted(permit));
             }
-            Effect::Activated(ticket) => self.answer(ticket, |_| Outcome::Activated),
+            Effect::Activated(ticket) => self.answer(ticket, "served", |_| Outcome::Activated),
             Effect::Refuse(ticket, refusal) => {
-                self.answer(ticket, |model| Outcome::Refused(refusal.error(model)));
+                self.answer(ticket, "refused", |model| Outcome::Refused(refusal.error(model)));
             }
             Effect::Pardon(model) => self.tell(SetGoal::Pardon(model)),
             Effect::Run(generation, launch) => {
@@ -199,19 +203,37 @@ impl GpuArbiter {
                 (self.parts.cut)(generation);
             }
             Effect::Lease(effect) => self.lease_effect(effect, ctx),
-            Effect::SwapBegan { from, to, reason } => {
-                let from = from.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-                tracing::info!(from, %to, reason = reason.as_str(), "swap begins");
+            Effect::SwapBegan { from, to, reason, because } => {
+                let from = from.as_ref().map(ToString::to_string);
+                let (to, because) = (Some(to.to_string()), because.to_string());
+                self.swap_begins(from, to, reason, because);
             }
             Effect::Unload { of, reason } => {
-                tracing::info!(%of, reason = reason.as_str(), "unloaded: nobody uses it");
+                let because = "nobody had used it for its idle_unload_s".to_owned();
+                self.swap_begins(Some(of.to_string()), None, reason, because);
             }
             Effect::SwapDone { to, reason, took } => {
                 tracing::info!(%to, ?took, reason = reason.as_str(), "swap done");
                 metrics.swaps.with_label_values(&[reason.as_str()]).inc();
                 metrics.swap_seconds.observe(took.as_secs_f64());
+                self.stories.swap_done(took);
             }
         }
+    }
+
+    fn swap_begins(
+        &mut self,
+        from: Option<String>,
+        to: Option<String>,
+        reason: Reason,
+        because: String,
+    ) {
+        let nothing = || "nothing".to_owned();
+        let (was, comes) =
+            (from.clone().unwrap_or_else(nothing), to.clone().unwrap_or_else(nothing));
+        tracing::info!(from = was, to = comes, reason = reason.as_str(), because, "swap begins");
+        let (at, reason) = (clock::unix_seconds(), reason.as_str());
+        self.stories.swap_begins(Swap { at, from, to, reason, because, took_ms: None });
     }
 
     /// A supervisor that is not there is being rebuilt, and its first report makes us repeat this.
@@ -222,22 +244,27 @@ impl GpuArbiter {
     }
 
     /// A waiter who has gone drops what he gets: a permit counts itself back.
-    fn answer(&mut self, ticket: Ticket, outcome: impl FnOnce(&str) -> Outcome) {
+    fn answer(&mut self, ticket: Ticket, end: &'static str, outcome: impl FnOnce(&str) -> Outcome) {
         if let Some(waiting) = self.waiting.remove(&ticket) {
+            self.stories.ended(&waiting.request_id, end, clock::now());
             let _ = waiting.reply.send(outcome(&waiting.model));
         }
     }
 
     /// Position and state, for heartbeats.
-    fn tell_waiting(&self) {
+    fn tell_waiting(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
+        let now = clock::now();
         for (position, waiter) in (1..).zip(self.core.waiting()) {
-            let progress = self.waiting.get(&waiter.ticket).and_then(|w| w.progress.as_ref());
-            if let Some(progress) = progress {
-                progress.set(position, stage_of(waiter, self.core.gpu()));
+            let Some(waiting) = self.waiting.get(&waiter.ticket) else { continue };
+            let Some(why) = self.core.why(waiter.ticket, now) else { continue };
+            if let Some(progress) = &waiting.progress {
+                progress.set(position, stage_of(&why));
             }
+            let tell = || (waiting.model.clone(), waiter.who.class.as_str(), waiter.arrived);
+            self.stories.waits(&waiting.request_id, tell, why, now);
         }
     }
 
@@ -274,7 +301,17 @@ impl GpuArbiter {
                 Purpose::Request => "request",
                 Purpose::Activate => "activate",
             },
+            class: waiter.who.class.as_str(),
+            request_id: self.waiting.get(&waiter.ticket).map(|w| w.request_id.clone()),
             waiting_ms: millis(now.saturating_sub(waiter.arrived)),
+            waits_for: self.core.why(waiter.ticket, now).map(|why| why.tell(now)),
+            due_in_ms: self.core.deadline(waiter.ticket).map(|at| millis(at.saturating_sub(now))),
+        };
+        let broken = |bound: Infeasible| BrokenBound {
+            model: bound.to.to_string(),
+            class: bound.class.as_str(),
+            bound_s: bound.bound.as_secs_f64(),
+            change_takes_s: bound.takes.as_secs_f64(),
         };
         Status {
             state,
@@ -282,6 +319,8 @@ impl GpuArbiter {
             model: holder.map(|holder| holder.to_string()),
             in_flight,
             queue: self.core.waiting().map(queued).collect(),
+            infeasible: self.core.infeasible().into_iter().map(broken).collect(),
+            swaps: self.stories.swaps(),
         }
     }
 }
@@ -294,18 +333,12 @@ fn told_name(tenant: &Tenant) -> String {
     }
 }
 
-fn millis(time: Moment) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn stage_of(waiter: &Waiter, gpu: &Gpu) -> WaitStage {
-    match gpu {
-        Gpu::Loading(_, launch, _) if waiter.tenant.is(&TenantId::from(&**launch)) => {
-            WaitStage::Loading
-        }
-        Gpu::Resident(_) => WaitStage::Draining,
-        Gpu::Clearing(clearing) if clearing.only_asked => WaitStage::Queued,
-        Gpu::Clearing(_) => WaitStage::Stopping,
+fn stage_of(why: &Why) -> WaitStage {
+    match why {
+        Why::Loading => WaitStage::Loading,
+        Why::Draining(..) | Why::Busy(..) => WaitStage::Draining,
+        Why::Leaving(_) => WaitStage::Stopping,
+        Why::Leased(_) => WaitStage::Leased,
         _ => WaitStage::Queued,
     }
 }

@@ -30,6 +30,7 @@ mod served;
 mod turns;
 mod types;
 mod waiters;
+mod why;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use types::{
 };
 use waiters::Waiters;
 pub use waiters::{Purpose, Waiter};
+pub use why::{Because, Infeasible, Why};
 
 /// A request that an engine refused or dropped before its first byte waits this long for news of
 /// that engine before it is sent there again.

@@ -287,7 +287,9 @@ impl Scheduler {
     pub(super) fn load_saved(&mut self, vacant: bool, now: Moment, out: &mut Vec<Effect>) {
         let Some(launch) = self.restore.clone() else { return };
         let tenant = Tenant::Vllm(launch.clone());
-        self.decide_for(tenant.id(), super::Reason::Lease, now, out);
+        let (to, reason) = (tenant.id(), super::Reason::Lease);
+        let change = super::policy::Change { to, reason, because: super::Because::Lease };
+        self.decide_for(change, now, out);
         if self.rules.beside_ollama && !vacant {
             return self.vacate(now, out);
         }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Decided, Effect, Gpu, Purpose, Reason, Refusal, Scheduler, Waiter};
+use super::policy::Change;
+use super::{Because, Decided, Effect, Gpu, Purpose, Reason, Refusal, Scheduler, Waiter};
 use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Tenant, TenantId};
@@ -22,8 +23,13 @@ impl Scheduler {
             self.decided = None;
             return;
         };
-        let (tenant, reason) = (next.tenant.clone(), next.purpose.reason());
-        self.decide_for(tenant.id(), reason, now, out);
+        let tenant = next.tenant.clone();
+        let because = match next.purpose {
+            Purpose::Activate => Because::ByHand,
+            Purpose::Request => Because::Vacant,
+        };
+        let change = Change { to: tenant.id(), reason: next.purpose.reason(), because };
+        self.decide_for(change, now, out);
         // Somebody wants something else.
         self.restore = None;
         match tenant {
@@ -34,19 +40,14 @@ impl Scheduler {
     }
 
     /// Notes what the change of hands is for. One that is under way already may get another end.
-    pub(super) fn decide_for(
-        &mut self,
-        to: TenantId,
-        reason: Reason,
-        now: Moment,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn decide_for(&mut self, change: Change, now: Moment, out: &mut Vec<Effect>) {
+        let Change { to, reason, because } = change;
         let (at, from) = match &self.decided {
             Some(decided) if decided.to == to && decided.reason == reason => return,
             Some(decided) => (decided.at, decided.from.clone()),
             None => (now, self.resident_id()),
         };
-        out.push(Effect::SwapBegan { from: from.clone(), to: to.clone(), reason });
+        out.push(Effect::SwapBegan { from: from.clone(), to: to.clone(), reason, because });
         self.decided = Some(Decided { at, reason, from, to });
     }
 

@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use super::waiters::{Place, Purpose, Waiter};
-use super::{Gpu, Reason, Resident, Scheduler};
+use super::{Because, Gpu, Reason, Resident, Scheduler};
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Class, TenantId};
 
@@ -27,6 +27,7 @@ const BACKGROUND_WEIGHT: u128 = 5;
 pub(super) struct Change {
     pub(super) to: TenantId,
     pub(super) reason: Reason,
+    pub(super) because: Because,
 }
 
 /// Those who wait for one model, while another is resident.
@@ -68,6 +69,18 @@ impl Scheduler {
         self.others().filter(|w| self.due(w) <= now).min_by_key(|w| self.place(w))
     }
 
+    /// What it means that somebody must have his change of hands now.
+    pub(super) fn pressed_by(waiter: &Waiter, now: Moment) -> Change {
+        let because = match waiter.purpose {
+            Purpose::Activate => Because::ByHand,
+            Purpose::Request => {
+                let waited = now.saturating_sub(waiter.arrived);
+                Because::Bound { class: waiter.who.class, waited }
+            }
+        };
+        Change { to: waiter.tenant.id(), reason: waiter.purpose.reason(), because }
+    }
+
     /// Those who wait for another model than the resident.
     pub(super) fn others(&self) -> impl Iterator<Item = &Waiter> {
         let id = match &self.gpu {
@@ -85,7 +98,14 @@ impl Scheduler {
         let (_, group) =
             ripe.filter(|(at, _)| *at <= now).min_by_key(|(at, group)| (*at, group.place))?;
         let Waiter { tenant, purpose, .. } = group.first;
-        Some(Change { to: tenant.id(), reason: purpose.reason() })
+        let to = tenant.id();
+        let micros = |n: u128| Duration::from_micros(u64::try_from(n).unwrap_or(u64::MAX));
+        let because = Because::Worth {
+            waiting: self.others().filter(|w| w.tenant.is(&to)).count(),
+            waited: micros(group.waited / BACKGROUND_WEIGHT),
+            cost: micros(self.price(resident, &to, now)),
+        };
+        Some(Change { to, reason: purpose.reason(), because })
     }
 
     /// When that is to be looked at again.
@@ -151,7 +171,7 @@ impl Scheduler {
     }
 
     /// From when on background work may take the GPU; `None`: not while things are as they are.
-    fn quiet_at(&self, resident: &Resident) -> Option<Moment> {
+    pub(super) fn quiet_at(&self, resident: &Resident) -> Option<Moment> {
         let id = resident.tenant.id();
         let wanted =
             self.waiters.iter().any(|w| w.tenant.is(&id) && w.who.class == Class::Interactive);

@@ -30,7 +30,7 @@ impl Scheduler {
         let Gpu::Resident(resident) = &self.gpu else { return };
         let (generation, tenant) = (resident.generation, resident.tenant.clone());
         match why {
-            Goes::For(Change { to, reason }) => self.decide_for(to, reason, now, out),
+            Goes::For(change) => self.decide_for(change, now, out),
             Goes::Unused => out.push(Effect::Unload { of: tenant.id(), reason: Reason::Idle }),
             Goes::Ordered => {}
         }
@@ -40,8 +40,7 @@ impl Scheduler {
     /// Whether an unused resident goes, and what for.
     fn goes(&self, now: Moment) -> Option<Goes> {
         let Gpu::Resident(resident) = &self.gpu else { return None };
-        let pressing = self.pressing(now);
-        let pressing = pressing.map(|w| Change { to: w.tenant.id(), reason: w.purpose.reason() });
+        let pressing = self.pressing(now).map(|w| Self::pressed_by(w, now));
         if let Some(closing) = resident.closing {
             return Some(pressing.map_or(Goes::Ordered, Goes::For))
                 .filter(|why| closing.cause != ClosingCause::Waiter || *why != Goes::Ordered);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::waiters::Waiter;
+use super::why::Because;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Launch};
 use crate::gpu::lease::{Lease, LeaseAsk, LeaseEffect};
@@ -300,6 +301,8 @@ pub enum Effect {
         to: TenantId,
         /// Why.
         reason: Reason,
+        /// In particular.
+        because: Because,
     },
     /// The resident is stopped and nothing comes in its place.
     Unload {

@@ -169,7 +169,9 @@ impl World {
     /// is only there for what is there takes it from nobody at all.
     fn check_background(&self, before: &Before, effects: &[Effect]) {
         for effect in effects {
-            let Effect::SwapBegan { from, to, reason: Reason::Request } = effect else { continue };
+            let Effect::SwapBegan { from, to, reason: Reason::Request, .. } = effect else {
+                continue;
+            };
             let queue = self.waiting.values().filter(|person| person.model == *to);
             let for_it: Vec<&Person> = queue.filter(|person| !person.who.only_there).collect();
             // Ollama is there wherever nothing else is.

@@ -118,7 +118,8 @@ fn what_was_there_comes_back() {
     assert_eq!(bench.release().1, "judge's lease released, restore a");
     let effects = bench.on(Event::Restore(launch("a")));
     let reason = Reason::Lease;
-    assert_eq!(effects[0], Effect::SwapBegan { from: None, to: model("a"), reason });
+    let (from, because) = (None, Because::Lease);
+    assert_eq!(effects[0], Effect::SwapBegan { from, to: model("a"), reason, because });
     assert_eq!(told(&effects), "run 2 a");
     bench.now += s(3);
     assert_eq!(told(&bench.ready(2, "a")), "");

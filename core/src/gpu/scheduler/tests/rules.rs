@@ -50,17 +50,21 @@ fn a_grant_says_how_long_it_waited_for_a_turn_and_how_long_for_the_load() {
 #[test]
 fn a_swap_is_told_with_where_from_where_to_and_why() {
     let mut bench = Bench::empty(rules());
-    let began = |from: Option<&str>, to: &str, reason| Effect::SwapBegan {
+    let began = |from: Option<&str>, to: &str, reason, because| Effect::SwapBegan {
         from: from.map(model),
         to: model(to),
         reason,
+        because,
     };
-    assert_eq!(bench.activate(1, "a")[1], began(None, "a", Reason::Manual));
+    let first = began(None, "a", Reason::Manual, Because::ByHand);
+    assert_eq!(bench.activate(1, "a")[1], first);
     bench.now += s(5);
     let done = Effect::SwapDone { to: model("a"), reason: Reason::Manual, took: s(5) };
     assert!(bench.ready(1, "a").contains(&done));
     let effects = bench.admit(2, "b");
-    assert!(effects.contains(&began(Some("a"), "b", Reason::Request)), "{effects:?}");
+    let because = Because::Worth { waiting: 1, waited: s(0), cost: s(0) };
+    let second = began(Some("a"), "b", Reason::Request, because);
+    assert!(effects.contains(&second), "{effects:?}");
     assert_eq!(bench.engine(nothing(1)), [Effect::Run(g(2), launch("b"))], "told once");
 }
 
