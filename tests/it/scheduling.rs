@@ -78,7 +78,9 @@ fn a_steady_stream_of_requests_for_one_model_does_not_starve_another() {
             assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
         }
         stop.store(true, Ordering::SeqCst);
-        clients.into_iter().for_each(|client| client.join().expect("no client fails"));
+        for client in clients {
+            client.join().expect("no client fails");
+        }
     });
     let lines = engined.daemon.log_lines(served.load(Ordering::SeqCst) + 4);
     assert!(lines.iter().all(|line| line["error"].is_null()), "{lines:?}");

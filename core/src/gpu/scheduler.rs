@@ -192,6 +192,8 @@ impl Scheduler {
     pub fn on(&mut self, event: Event, now: Moment) -> Vec<Effect> {
         let mut out = Vec::new();
         self.seen = now;
+        let in_use = matches!(&self.gpu, Gpu::Resident(resident) if resident.in_flight > 0);
+        self.costs.pass(in_use, now);
         match event {
             Event::Admit(waiter) => self.admit(waiter, now, &mut out),
             Event::Abandon(ticket) => self.abandon(ticket),

@@ -11,6 +11,8 @@ use crate::gpu::TenantId;
 
 /// So many pairs and models are remembered; then all is forgotten and learnt anew.
 const MAX_REMEMBERED: usize = 1024;
+/// How far back the share of the time in use reaches.
+const MEMORY: Duration = Duration::from_secs(300);
 /// The usual change where none has been measured.
 const GUESS: Duration = Duration::from_secs(5);
 
@@ -24,6 +26,10 @@ pub(super) struct Costs {
     demand: HashMap<TenantId, Demand>,
     /// When people last worked with a model, as far as is known.
     worked: HashMap<TenantId, Moment>,
+    /// The share of the time in which the GPU answered requests, in millionths.
+    used: u64,
+    /// Up to this moment.
+    used_until: Moment,
 }
 
 /// How a model is asked for by people.
@@ -35,6 +41,20 @@ struct Demand {
 }
 
 impl Costs {
+    /// Until now the GPU has answered requests, or has not.
+    pub(super) fn pass(&mut self, in_use: bool, now: Moment) {
+        let time = now.saturating_sub(self.used_until).min(MEMORY);
+        self.used_until = self.used_until.max(now);
+        let share = u64::try_from(time.as_micros() * 1_000_000 / MEMORY.as_micros()).unwrap_or(0);
+        let target = if in_use { 1_000_000 } else { 0 };
+        self.used = (self.used * (1_000_000 - share) + target * share) / 1_000_000;
+    }
+
+    /// The share of the time in which the GPU has lately answered requests, in millionths.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
     /// A change of hands has taken so long.
     pub(super) fn measured(&mut self, from: Option<TenantId>, to: TenantId, took: Duration) {
         if self.pairs.len() >= MAX_REMEMBERED {

@@ -11,6 +11,11 @@
 //! waited for as long, all together. (Inventory theory's order quantity: let demand gather until
 //! what its waiting has cost equals what an order costs.) So a busy pair of models is changed in
 //! batches, and a quiet resident gives way at once. A bound ends all weighing.
+//!
+//! Lost time costs more where there is little to spare: in a queue that is busy for the share `u` of
+//! the time, waiting grows by `1/(1-u)²`. While the GPU has time to spare, those who wait decide;
+//! when it has none, each change takes serving time from somebody. The constants are chosen by the
+//! traces of `benches/scheduler_traces`; `docs/SCHEDULING.md` has the figures.
 
 use std::time::Duration;
 
@@ -19,8 +24,13 @@ use super::{Because, Gpu, Reason, Resident, Scheduler};
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Class, TenantId};
 
-/// A background request's waiting weighs so many times less.
-const BACKGROUND_WEIGHT: u128 = 5;
+/// A background request's waiting weighs so many times less: it causes a change of hands when its
+/// bound is near, or where hardly anybody would miss the resident.
+const BACKGROUND_WEIGHT: u128 = 2000;
+/// What a change costs counts for so many hundredths while the GPU has all its time to spare.
+const PRICE: u128 = 40;
+/// Of a GPU that is used for longer than this, in millionths of the time, nothing more is expected.
+const MOST_USED: u64 = 900_000;
 
 /// A change of hands that should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +113,7 @@ impl Scheduler {
         let because = Because::Worth {
             waiting: self.others().filter(|w| w.tenant.is(&to)).count(),
             waited: micros(group.waited / BACKGROUND_WEIGHT),
-            cost: micros(self.price(resident, &to, now)),
+            cost: micros(self.price(resident, group, now)),
         };
         Some(Change { to, reason: purpose.reason(), because })
     }
@@ -120,13 +130,12 @@ impl Scheduler {
     /// When a group has waited for what a change for it costs, if nobody comes meanwhile. What it
     /// has waited grows, and the cost falls with the quiet: where they meet is searched for.
     fn ripe(&self, resident: &Resident, group: &Group<'_>, now: Moment) -> Moment {
-        let to = group.first.tenant.id();
         let after = |micros: u64| now.saturating_add(Duration::from_micros(micros));
         let is_ripe = |micros: u64| {
-            let cost = self.price(resident, &to, after(micros)) * BACKGROUND_WEIGHT;
+            let cost = self.price(resident, group, after(micros)) * BACKGROUND_WEIGHT;
             group.waited + group.weight * u128::from(micros) >= cost
         };
-        let cost = self.price(resident, &to, now) * BACKGROUND_WEIGHT;
+        let cost = self.price(resident, group, now) * BACKGROUND_WEIGHT;
         let missing = cost.saturating_sub(group.waited).div_ceil(group.weight.max(1));
         // At what it costs now it would be ripe then, so it is by then.
         let (mut before, mut by) = (0, u64::try_from(missing).unwrap_or(u64::MAX));
@@ -138,13 +147,20 @@ impl Scheduler {
     }
 
     /// What a change costs those who will ask for the resident meanwhile, in microseconds of waiting.
-    fn price(&self, resident: &Resident, to: &TenantId, now: Moment) -> u128 {
-        let here = resident.tenant.id();
+    /// Where probably nobody will, people need not wait.
+    fn price(&self, resident: &Resident, group: &Group<'_>, now: Moment) -> u128 {
+        let (here, to) = (resident.tenant.id(), &group.first.tenant.id());
         let Some(gap) = self.costs.gap(&here, now) else { return 0 };
         let there = self.costs.swap(Some(&here), to).unwrap_or_default();
         let back = self.costs.swap(Some(to), &here).unwrap_or(there);
         let away = (there + back).as_micros();
-        away * away / (2 * gap.as_micros().max(1))
+        if away * 2 < gap.as_micros() && group.first.who.class == Class::Interactive {
+            return 0;
+        }
+        let spare = u128::from(1_000_000 - self.costs.used().min(MOST_USED));
+        let waits = away * away / (2 * gap.as_micros().max(1));
+        // As in any queue, lost time makes others wait by the square of what is to spare.
+        waits * PRICE / 100 * 1_000_000 / spare * 1_000_000 / spare
     }
 
     /// Who may cause a change of hands now, by model.

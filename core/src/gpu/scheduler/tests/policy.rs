@@ -53,17 +53,17 @@ fn a_quiet_resident_gives_way_at_once() {
 
 #[test]
 fn a_busy_resident_gives_way_when_waiting_has_cost_what_the_change_costs() {
-    // Away for 40 s, asked for every 10 s: 40²/(2·10) = 80 s of waiting.
+    // Away for 40 s, asked for every 10 s: 40²/(2·10) = 80 s of waiting, of which 40 % count.
     let mut bench = Bench::busy(rules(), s(20), s(10));
     let came = bench.now;
     assert_eq!(told(&bench.admit(1, "b")), "");
-    // Nobody comes: every second the next request for `a` is less likely. After 28.3 s a change
-    // costs 40²/(2·28.3), and one has waited for just as long.
+    // Nobody comes: every second the next request for `a` is less likely. After 17.9 s a change
+    // costs 0.4·40²/(2·17.9), and one has waited for just as long.
     let ticks = bench.ticks_until(came + s(60));
     let (at, words) = &ticks[0];
     assert_eq!(words, "stop 2");
     let waited = at.saturating_sub(came);
-    assert!((s(28)..s(29)).contains(&waited), "{waited:?}");
+    assert!((ms(17_500)..ms(18_500)).contains(&waited), "{waited:?}");
 }
 
 #[test]
@@ -73,18 +73,18 @@ fn many_who_wait_weigh_more_than_one() {
     for ticket in 1..=16 {
         assert_eq!(told(&bench.admit(ticket, "b")), "");
     }
-    // 16 who wait for 5 s have waited for 80 s.
-    assert_eq!(bench.ticks_until(came + s(60))[0], (came + s(5), "stop 2".to_owned()));
+    // 16 who wait for 2 s have waited for 32 s.
+    assert_eq!(bench.ticks_until(came + s(60))[0], (came + s(2), "stop 2".to_owned()));
 }
 
 #[test]
 fn a_bound_ends_all_weighing() {
-    let rules = SchedulerRules { swap_wait: s(22), ..rules() };
+    let rules = SchedulerRules { swap_wait: s(21), ..rules() };
     let mut bench = Bench::busy(rules, s(20), s(10));
     let came = bench.now;
     assert_eq!(told(&bench.admit(1, "b")), "");
     // Its bound less what the change takes.
-    assert_eq!(bench.ticks_until(came + s(60))[0], (came + s(2), "stop 2".to_owned()));
+    assert_eq!(bench.ticks_until(came + s(60))[0], (came + s(1), "stop 2".to_owned()));
 }
 
 #[test]
