@@ -2,6 +2,8 @@
 //!
 //! Owns: the command line. Must never do: reckon.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -48,40 +50,57 @@ const MISSED: &[(&str, &str)] = &[
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let traces = traces::all(args.seed).into_iter().map(|trace| trace.faster(args.faster.into()));
-    if let Some(name) = &args.print_trace {
-        return print_trace(traces, name);
+    let (text, broken) = match args.print_trace.as_deref() {
+        Some(name) => match print_trace(&args, name) {
+            Ok(text) => (text, false),
+            Err(error) => return fail(&error),
+        },
+        None => match try_all(&args) {
+            Ok(tried) => tried,
+            Err(error) => return fail(&error),
+        },
+    };
+    if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes()) {
+        return fail(&error.to_string());
     }
-    let wanted =
-        |trace: &Trace| args.trace.is_empty() || args.trace.iter().any(|n| n == trace.name);
-    let (mut rows, mut bars, mut broken) = (String::new(), String::new(), false);
-    for trace in traces.filter(wanted) {
-        match try_trace(&trace, args.faster) {
-            Ok((lines, missed, text)) => {
-                rows.push_str(&lines);
-                bars.push_str(&text);
-                broken |= missed;
-            }
-            Err(error) => {
-                eprintln!("scheduler-traces: {error}");
-                return ExitCode::from(2);
-            }
-        }
-    }
-    println!("{}{rows}\n{bars}", table::HEAD);
     if args.check && broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn print_trace(mut traces: impl Iterator<Item = Trace>, name: &str) -> ExitCode {
-    let Some(trace) = traces.find(|trace| trace.name == name) else {
-        eprintln!("scheduler-traces: there is no trace {name}");
-        return ExitCode::from(2);
-    };
-    println!("at_ms,model,class,service_ms");
-    for request in &trace.requests {
-        println!("{},{},{},{}", request.at, request.model, request.class.as_str(), request.service);
+fn fail(error: &str) -> ExitCode {
+    // Nobody is left to tell of a stderr that is closed.
+    let _ = writeln!(std::io::stderr(), "scheduler-traces: {error}");
+    ExitCode::from(2)
+}
+
+fn asked(args: &Args) -> impl Iterator<Item = Trace> {
+    let faster = u64::from(args.faster);
+    traces::all(args.seed).into_iter().map(move |trace| trace.faster(faster))
+}
+
+/// The table and the bars in words, and whether a bar is missed that should hold.
+fn try_all(args: &Args) -> Result<(String, bool), String> {
+    let wanted =
+        |trace: &Trace| args.trace.is_empty() || args.trace.iter().any(|n| n == trace.name);
+    let (mut rows, mut bars, mut broken) = (String::new(), String::new(), false);
+    for trace in asked(args).filter(wanted) {
+        let (lines, missed, text) = try_trace(&trace, args.faster)?;
+        rows.push_str(&lines);
+        bars.push_str(&text);
+        broken |= missed;
     }
-    ExitCode::SUCCESS
+    Ok((format!("{}{rows}\n{bars}", table::HEAD), broken))
+}
+
+fn print_trace(args: &Args, name: &str) -> Result<String, String> {
+    let trace = asked(args).find(|trace| trace.name == name);
+    let trace = trace.ok_or_else(|| format!("there is no trace {name}"))?;
+    let mut text = String::from("at_ms,model,class,service_ms\n");
+    for request in &trace.requests {
+        let (at, model, service) = (request.at, request.model, request.service);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{at},{model},{},{service}", request.class.as_str());
+    }
+    Ok(text)
 }
 
 /// The table's lines, whether a bar is missed that should hold, and the bars in words.
@@ -101,7 +120,8 @@ fn try_trace(trace: &Trace, faster: u32) -> Result<(String, bool, String), Strin
             MISSED.iter().any(|(name, what)| *name == trace.name && bar.what.contains(what));
         broken |= !bar.holds && !known;
         let word = if bar.holds { "holds" } else { "MISSED" };
-        text.push_str(&format!("- {word}: {}\n", bar.what));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "- {word}: {}", bar.what);
     }
     Ok((table::lines(trace, &lines), broken, text))
 }
