@@ -13,7 +13,8 @@ use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Seconds, 
 use chat_proxy_core::engine::EngineRules;
 use chat_proxy_core::engine::lifecycle::{BreakerRules, LifecycleRules};
 use chat_proxy_core::engine::probing::ProbeRules;
-use chat_proxy_core::gpu::SchedulerRules;
+use chat_proxy_core::gpu::model_limits::LimitRules;
+use chat_proxy_core::gpu::{ClassRules, SchedulerRules};
 use chat_proxy_core::registry::listing::ListingRules;
 use chat_proxy_core::registry::ollama::{Sharing, keep_alive, shared_server};
 use chat_proxy_core::registry::{Endpoint, EndpointRules, OllamaRules, Rules};
@@ -125,7 +126,24 @@ pub(crate) fn own_ollama(settings: &Settings) -> Option<Endpoint> {
 
 /// The forwarders' part.
 pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
-    ForwardSettings::of(settings, Arc::new(autostart(settings)))
+    ForwardSettings::of(settings, Arc::new(autostart(settings)), class_rules(settings))
+}
+
+/// What is background work without saying so; a rule that is none was refused at the load.
+pub(crate) fn class_rules(settings: &Settings) -> Arc<ClassRules> {
+    Arc::new(ClassRules::read(&settings.scheduler.background_rules).unwrap_or_default())
+}
+
+/// Places at models that no scheduler places; `None`: as many as come.
+pub(crate) fn limits(settings: &Settings) -> Option<LimitRules> {
+    let scheduler = &settings.scheduler;
+    let at_once = scheduler.max_concurrent_per_model as usize;
+    (at_once > 0).then(|| LimitRules {
+        at_once,
+        max_waiting: scheduler.max_queue_depth as usize,
+        interactive_bound: scheduler.max_swap_wait_s.get(),
+        background_bound: scheduler.background_swap_wait_s.get(),
+    })
 }
 
 /// Where services' runfiles are.

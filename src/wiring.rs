@@ -17,6 +17,7 @@ use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::lease::LeaseShelf;
+use chat_proxy_actors::limits::Limits;
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::ollama::by_hand::ByHand;
@@ -82,6 +83,8 @@ pub(crate) fn build(
     // Generations of one daemon lie behind all those of earlier ones.
     let ledger = permits(settings)?;
     let registry = RegistryView::default();
+    let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
+    let limits = Limits::new(settings::limits(settings));
     let forwarders = ForwarderFactory::new(
         settings::forward(settings),
         registry.clone(),
@@ -92,11 +95,12 @@ pub(crate) fn build(
             services: directory.port(|book| book.autostart.clone()),
             autopsy: directory.port(|book| book.vllm.clone()),
             ledger: ledger.clone(),
+            leases: leases.clone(),
+            limits: limits.clone(),
         },
     );
     let cutting = forwarders.clone();
     let starts = Switch::from(settings.autostart.autostart_enabled);
-    let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
     let arbiter = ArbiterParts {
         rules: settings::scheduler(settings),
         ledger: ledger.clone(),

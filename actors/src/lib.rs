@@ -12,6 +12,7 @@ pub mod forwarder;
 pub mod gpu_arbiter;
 pub mod guard;
 pub mod lease;
+pub mod limits;
 pub mod logger;
 pub mod metrics;
 pub mod ollama;

@@ -7,13 +7,13 @@
 use std::any::Any;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use chat_proxy_actors::forwarder::{
     Answer, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
 };
 use chat_proxy_actors::transcript::Transcript;
-use chat_proxy_core::gpu::{Asker, LeaseToken};
+use chat_proxy_core::gpu::{Asker, Class, ClassRules, ClientId, LeaseToken};
 use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use send_wrapper::SendWrapper;
@@ -54,6 +54,8 @@ pub(super) struct Arrival {
     meta: RequestMeta,
     transcript: Transcript,
     running: Running,
+    /// Its head already shows that it cannot be answered.
+    refused: Option<ApiError>,
 }
 
 impl Arrival {
@@ -61,10 +63,15 @@ impl Arrival {
         let identity = request.extensions().get::<Identity>().cloned().unwrap_or_default();
         let running = state.life.enter();
         let audience = state.audience.clone();
-        let meta = meta(request, &identity);
+        let (class, refused) = match class(request.headers(), &state.class_rules) {
+            Ok(class) => (class, None),
+            Err(error) => (None, Some(error)),
+        };
+        let meta = meta(request, &identity, class);
         let Identity { request_id, client, .. } = identity;
-        let transcript = Transcript::begin(audience, request_id, client, dialect.path());
-        Arrival { dialect, meta, transcript, running }
+        let mut transcript = Transcript::begin(audience, request_id, client, dialect.path());
+        transcript.record().class = class.unwrap_or_default();
+        Arrival { dialect, meta, transcript, running, refused }
     }
 
     /// Waits for the body; what cannot be taken is answered here.
@@ -73,6 +80,10 @@ impl Arrival {
         state: &AppState,
         reading: impl Future<Output = Result<T, NoBody>>,
     ) -> Result<(Self, T), HttpResponse> {
+        if let Some(error) = self.refused.take() {
+            self.transcript.failed(&error);
+            return Err(error::respond_in(self.dialect, &error));
+        }
         let read = tokio::select! {
             biased;
             read = reading => read,
@@ -102,7 +113,7 @@ impl Arrival {
         body: RequestBody,
         share: Box<dyn Any + Send>,
     ) -> HttpResponse {
-        let Arrival { dialect, meta, transcript, running } = self;
+        let Arrival { dialect, meta, transcript, running, .. } = self;
         let (reply, answer) = oneshot::channel();
         state.forwarders.local().do_send(Forward {
             body,
@@ -126,19 +137,41 @@ impl Arrival {
     }
 }
 
-fn meta(request: &HttpRequest, identity: &Identity) -> RequestMeta {
+fn meta(request: &HttpRequest, identity: &Identity, class: Option<Class>) -> RequestMeta {
     let text = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
     RequestMeta {
         request_id: identity.request_id.clone(),
         who: Asker {
+            client: ClientId::named(&identity.client),
             pass: text("x-gpu-lease-token").as_deref().map(LeaseToken::from),
             ..Asker::default()
         },
+        class,
         upstream_id: identity.upstream_id.clone(),
         user_agent: text("user-agent"),
         traceparent: text("traceparent"),
     }
 }
+
+/// What the request's head says of its class; an error: a word that is none.
+fn class(headers: &HeaderMap, rules: &ClassRules) -> Result<Option<Class>, ApiError> {
+    if let Some(value) = headers.get(CLASS) {
+        let word = String::from_utf8_lossy(value.as_bytes());
+        return Class::from_word(&word).map(Some).ok_or_else(|| {
+            let shown: String = word.chars().take(100).collect();
+            ApiError::invalid(CLASS, format!("{CLASS} {shown:?} is no class"))
+                .hint("send interactive or background, or leave the header out")
+        });
+    }
+    let values = |name: &str| {
+        let all: Vec<&str> = headers.get_all(name).filter_map(|v| v.to_str().ok()).collect();
+        all.into_iter()
+    };
+    Ok(rules.head_matches(values).then_some(Class::Background))
+}
+
+/// The header by which a request says its class.
+const CLASS: &str = "x-request-class";
 
 fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -50,7 +50,7 @@ async fn relay(
 
 /// A body that has been received.
 struct Received {
-    found: Found,
+    found: Box<Found>,
     content: Content,
     shares: Shares,
 }
@@ -79,7 +79,7 @@ async fn receive(
         scan.push(&chunk)?;
         store.push(chunk, state).await?;
     }
-    let found = scan.finish()?;
+    let found = Box::new(scan.finish()?);
     let (content, shares) = store.finish().await?;
     Ok(Received { found, content, shares })
 }

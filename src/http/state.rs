@@ -15,6 +15,7 @@ use chat_proxy_actors::port::{NoAnswer, Port};
 use chat_proxy_actors::registry::RegistryView;
 use chat_proxy_actors::transcript::Audience;
 use chat_proxy_core::config::Settings;
+use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::{ApiError, Code};
 
 use super::body::Budget;
@@ -39,6 +40,8 @@ pub(crate) struct AppState {
     pub(super) audience: Audience,
     /// Whether requests start anything.
     pub(super) starts: Switch,
+    /// What is background work without saying so.
+    pub(super) class_rules: Arc<ClassRules>,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
     pub(super) disk: Budget,
@@ -54,6 +57,7 @@ pub(crate) struct AppState {
 impl AppState {
     pub(crate) fn new(settings: Settings, guard: Guard, house: &House, life: Arc<Life>) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
+        let class_rules = settings::class_rules(&settings);
         let disk = Budget::of_disk(settings.limits.max_spooled_bytes);
         AppState {
             settings: Arc::new(settings),
@@ -64,6 +68,7 @@ impl AppState {
             ledger: house.ledger.clone(),
             audience: house.audience.clone(),
             starts: house.starts.clone(),
+            class_rules,
             life,
             budget,
             disk,

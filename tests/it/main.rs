@@ -15,6 +15,7 @@ mod support;
 mod autostart;
 mod bodies;
 mod by_hand;
+mod classes;
 mod cuts;
 mod deaths;
 mod deaths_beside;

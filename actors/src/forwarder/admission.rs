@@ -50,26 +50,39 @@ enum NoTurn {
     Refused(ApiError),
 }
 
-/// Waits for a turn; `None`: the request has ended, and its reply with it.
+/// What became of a wait for a turn.
+pub(super) enum Admitted {
+    /// A turn.
+    Granted(Permit, Reply),
+    /// The request has ended, and its reply with it.
+    Over,
+    /// It wanted what is loaded, and this is not any more.
+    Elsewhere(Reply, ApiError),
+}
+
+/// Waits for a turn.
 pub(super) async fn admit(
     shared: &Shared,
     wanted: &Wanted<'_>,
     mut reply: Reply,
     transcript: &mut Transcript,
-) -> Option<(Permit, Reply)> {
+) -> Admitted {
     match turn(shared, wanted, &mut reply, transcript).await {
         Ok(permit) => {
             transcript.waited(permit.queued, permit.loading);
             reply.uses(Some(permit.generation));
-            Some((permit, reply))
+            Admitted::Granted(permit, reply)
         }
         Err(NoTurn::Interrupted(why)) => {
             reply.interrupted(why, transcript);
-            None
+            Admitted::Over
+        }
+        Err(NoTurn::Refused(error)) if error.code == Code::NoResident => {
+            Admitted::Elsewhere(reply, error)
         }
         Err(NoTurn::Refused(error)) => {
             reply.refuse(error, transcript);
-            None
+            Admitted::Over
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) enum Outgoing {
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
     pub(super) dialect: Dialect,
-    pub(super) found: Found,
+    pub(super) found: Box<Found>,
     pub(super) content_type: String,
     pub(super) content: Content,
 }

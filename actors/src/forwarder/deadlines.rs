@@ -154,6 +154,9 @@ mod tests {
             unary_timeout: Millis(0),
             ollama_load_timeout: None,
             autostart: std::sync::Arc::default(),
+            lease_wait: false,
+            max_queue_wait: None,
+            class_rules: std::sync::Arc::default(),
             images: crate::forwarder::ImageRules { fetch: false, private: false, max_bytes: 0 },
         }
     }

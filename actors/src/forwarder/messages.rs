@@ -6,7 +6,7 @@ use actix::Message;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::error::Retry;
-use chat_proxy_core::gpu::Asker;
+use chat_proxy_core::gpu::{Asker, Class};
 use chat_proxy_core::relay::{Dialect, Found};
 use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
@@ -48,7 +48,7 @@ pub enum RequestBody {
         /// Which endpoint it came to.
         dialect: Dialect,
         /// What was found in it.
-        found: Found,
+        found: Box<Found>,
         /// Its content type.
         content_type: String,
         /// The body.
@@ -89,8 +89,10 @@ pub struct Labels {
 pub struct RequestMeta {
     /// The request's id, as its client knows it.
     pub request_id: String,
-    /// Who asks, by the request's head.
+    /// Who asks, by the request's head. Its class is decided by `class`, else by its metadata.
     pub who: Asker,
+    /// What its head says of its class.
+    pub class: Option<Class>,
     /// Our own id of the request, for the backend.
     pub upstream_id: String,
     /// `user-agent`.

@@ -16,6 +16,7 @@ mod chain;
 pub mod channel;
 mod cut;
 mod deadlines;
+mod entrance;
 mod failure;
 mod images;
 mod messages;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::config::{Millis, Settings};
+use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::ids::Generation;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
@@ -49,6 +51,8 @@ pub use messages::{
 use crate::autostart::messages::EnsureStarted;
 use crate::client::{Clients, IDLE_CONNECTION};
 use crate::gpu_arbiter::messages::{Abandon, Admit};
+use crate::lease::LeaseShelf;
+use crate::limits::Limits;
 use crate::ollama::messages::EnsureLoaded;
 use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
@@ -77,11 +81,17 @@ pub struct ForwardSettings {
     pub autostart: Arc<Plan>,
     /// What of remote images is fetched.
     pub images: ImageRules,
+    /// Requests wait while the GPU is leased, instead of being refused.
+    pub lease_wait: bool,
+    /// The longest wait for a turn or a place.
+    pub max_queue_wait: Option<Duration>,
+    /// What is background work without saying so.
+    pub class_rules: Arc<ClassRules>,
 }
 
 impl ForwardSettings {
     /// The part of the settings that forwarders need.
-    pub fn of(settings: &Settings, autostart: Arc<Plan>) -> Self {
+    pub fn of(settings: &Settings, autostart: Arc<Plan>, class_rules: Arc<ClassRules>) -> Self {
         let limits = &settings.limits;
         ForwardSettings {
             default_model: settings.server.default_model.clone(),
@@ -97,6 +107,9 @@ impl ForwardSettings {
                 private: limits.fetch_remote_images_private,
                 max_bytes: limits.max_image_bytes,
             },
+            lease_wait: settings.scheduler.lease_wait,
+            max_queue_wait: settings.scheduler.max_queue_wait_s.limit(),
+            class_rules,
         }
     }
 }
@@ -125,6 +138,10 @@ pub struct Turns {
     pub autopsy: Port<Autopsy>,
     /// Numbers the waits.
     pub ledger: Arc<PermitLedger>,
+    /// Who holds the GPU instead of us.
+    pub leases: Arc<LeaseShelf>,
+    /// Places at models that the arbiter does not place.
+    pub limits: Arc<Limits>,
 }
 
 /// The switch of every thread that has had a forwarder, to be told when requests are cut.

@@ -16,13 +16,13 @@ use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
 
-use super::admission::admit;
+use super::admission::{Admitted, admit};
 use super::cargo::{Cargo, Outgoing, Target, Unsent};
 use super::images;
 use super::messages::Labels;
 use super::patience;
 use super::reply::{Interrupt, Reply};
-use super::task::Request;
+use super::task::{Moved, Request};
 use crate::ollama::messages::{EnsureLoaded, LoadFailure};
 use crate::permits::Permit;
 use crate::transcript::Transcript;
@@ -37,6 +37,14 @@ enum Loaded {
     Absent(Reply, ApiError),
 }
 
+/// What became of one try that was not answered.
+enum Once {
+    /// Nobody was there.
+    Unsent(Unsent),
+    /// It wanted what is loaded, and this is not any more.
+    Elsewhere(Moved),
+}
+
 impl Request<'_> {
     pub(super) async fn at_ollama(
         &self,
@@ -44,22 +52,29 @@ impl Request<'_> {
         cargo: Cargo,
         reply: Reply,
         transcript: &mut Transcript,
-    ) {
+    ) -> Option<Moved> {
         let native = matches!(cargo.request, Outgoing::Chat(_));
-        let Some((mut cargo, mut reply)) = self.in_its_words(model, cargo, reply, transcript).await
-        else {
-            return;
-        };
+        // Who follows what is loaded may have to be put into other words.
+        let as_it_came = self.prepared.who.only_there.then(|| cargo.request.clone());
+        let (mut cargo, mut reply) = self.in_its_words(model, cargo, reply, transcript).await?;
+        let (_slot, entered) = self.place(reply, transcript).await?;
+        reply = entered;
         let mut may_return = self.service().is_some();
         loop {
-            let sent = self.once(model, native, may_return, cargo, reply, transcript).await;
-            let Some(unsent) = sent else { return };
+            let unsent =
+                match self.once(model, native, may_return, cargo, reply, transcript).await? {
+                    Once::Unsent(unsent) => unsent,
+                    Once::Elsewhere(Moved { cargo: Cargo { request, share }, reply, error }) => {
+                        let cargo = Cargo { request: as_it_came.unwrap_or(request), share };
+                        return Some(Moved { cargo, reply, error });
+                    }
+                };
             if !may_return {
-                return unsent.reply.refuse(unsent.error, transcript);
+                unsent.reply.refuse(unsent.error, transcript);
+                return None;
             }
-            let started = self.start_for(unsent, &model.server, transcript).await;
-            let Some((again, held)) = started else { return };
-            (cargo, reply, may_return) = (again, held, false);
+            (cargo, reply) = self.start_for(unsent, &model.server, transcript).await?;
+            may_return = false;
         }
     }
 
@@ -72,11 +87,14 @@ impl Request<'_> {
         cargo: Cargo,
         reply: Reply,
         transcript: &mut Transcript,
-    ) -> Option<Unsent> {
+    ) -> Option<Once> {
         // Ollama's OpenAI routes take no options: what they load may go onto the GPU, whatever the
         // registry wants.
         let needs_turn = if native { model.shares_gpu } else { model.server_shares_gpu };
-        let (permit, reply) = self.turn(needs_turn, reply, transcript).await?;
+        let (permit, reply) = match self.turn(needs_turn, reply, transcript).await? {
+            Ok(turn) => turn,
+            Err((reply, error)) => return Some(Once::Elsewhere(Moved { cargo, reply, error })),
+        };
         // For the same reason they are not preceded by a load.
         let loaded =
             if native { self.load(model, reply, transcript).await } else { Loaded::Yes(reply) };
@@ -102,23 +120,27 @@ impl Request<'_> {
         // From here on nothing of it is at Ollama.
         drop(permit);
         unsent.reply.uses(None);
-        Some(unsent)
+        Some(Once::Unsent(unsent))
     }
 
-    /// Waits for a turn where one is needed; `None`: the request has ended.
+    /// Waits for a turn where one is needed; `None`: the request has ended. An error: it wanted what is
+    /// loaded, and this is not any more.
     async fn turn(
         &self,
         needed: bool,
         reply: Reply,
         transcript: &mut Transcript,
-    ) -> Option<(Option<Permit>, Reply)> {
+    ) -> Option<Result<(Option<Permit>, Reply), (Reply, ApiError)>> {
         if !needed {
-            return Some((None, reply));
+            return Some(Ok((None, reply)));
         }
         let tenant = Tenant::Ollama;
         let wanted = self.wanted(&tenant, None);
-        let (permit, reply) = admit(self.shared, &wanted, reply, transcript).await?;
-        Some((Some(permit), reply))
+        match admit(self.shared, &wanted, reply, transcript).await {
+            Admitted::Granted(permit, reply) => Some(Ok((Some(permit), reply))),
+            Admitted::Over => None,
+            Admitted::Elsewhere(reply, error) => Some(Err((reply, error))),
+        }
     }
 
     /// Puts a chat request into Ollama's words; anything else goes to Ollama's own OpenAI routes.
@@ -149,7 +171,7 @@ impl Request<'_> {
         match translate(chat.body(), &pinned, &images) {
             Ok(native) => {
                 let policy = native.losses.header();
-                reply.label(Labels { model: self.prepared.model.clone(), policy });
+                reply.label(Labels { model: self.prepared.found.model.clone(), policy });
                 Some((Cargo { request: Outgoing::Native(native.body), share }, reply))
             }
             Err(error) => {

@@ -22,6 +22,19 @@ pub(super) async fn wait<T>(
     reply: &mut Reply,
     transcript: &mut Transcript,
 ) -> Result<T, Interrupt> {
+    let tell = || format!("position 0, {state}");
+    wait_telling(shared, stream, &tell, what, reply, transcript).await
+}
+
+/// The same; what they hear is made anew each time.
+pub(super) async fn wait_telling<T>(
+    shared: &Shared,
+    stream: bool,
+    tell: &dyn Fn() -> String,
+    what: impl Future<Output = T>,
+    reply: &mut Reply,
+    transcript: &mut Transcript,
+) -> Result<T, Interrupt> {
     let every = shared.settings.heartbeat.limit().filter(|_| stream);
     let mut heart = Heart::new(every, reply.heard());
     let mut what = pin!(what);
@@ -40,6 +53,6 @@ pub(super) async fn wait<T>(
             reply.waits(false);
             return Ok(outcome);
         }
-        reply.comfort(&format!("position 0, {state}"), transcript);
+        reply.comfort(&tell(), transcript);
     }
 }

@@ -1,14 +1,18 @@
 //! From a client's body to a request that can be sent.
 //!
 //! Owns: reading the request, finding its model, and the order in which things can be refused
-//! (SPEC 5: all that can refuse does so before anything costs). Must never do: wait.
+//! (SPEC 5: all that can refuse does so before anything costs). Must never do: wait, but for news of what is loaded.
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::request::ChatRequest;
-use chat_proxy_core::gpu::Asker;
+use chat_proxy_core::gpu::{Asker, Class};
 use chat_proxy_core::registry::Placement;
-use chat_proxy_core::relay::{Dialect, Found};
+use chat_proxy_core::registry::resident::RESIDENT;
+use chat_proxy_core::relay::{self, Dialect};
+use tokio::time::sleep;
 
 use super::Shared;
 use super::cargo::{Outgoing, Relay};
@@ -23,6 +27,37 @@ pub(super) struct Prepared {
     pub(super) stream: bool,
     /// The client asked for the usage chunk itself.
     pub(super) wants_usage: bool,
+    /// Its model.
+    pub(super) found: Found,
+    /// Who asks.
+    pub(super) who: Asker,
+}
+
+impl Prepared {
+    /// Asked for whatever is loaded, and what was is not any more: waits a little until something
+    /// else is. Answers whether that is so.
+    pub(super) async fn moves_on(&mut self, shared: &Shared, transcript: &mut Transcript) -> bool {
+        let until = Instant::now() + NEWS;
+        loop {
+            let found = find(shared, RESIDENT, transcript).ok();
+            if let Some(found) = found.filter(|found| found.model != self.found.model) {
+                self.found = found;
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// What runs is known here this much later than it is so, at most.
+const NEWS: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the registry says of a model.
+pub(super) struct Found {
     /// The logical name.
     pub(super) model: String,
     /// The kind of its backend.
@@ -31,8 +66,48 @@ pub(super) struct Prepared {
     pub(super) served_id: String,
     /// Who answers for it.
     pub(super) placement: Placement,
-    /// Who asks.
-    pub(super) who: Asker,
+    /// It is a server of somebody else's, on this GPU.
+    pub(super) uses_gpu: bool,
+}
+
+fn find(shared: &Shared, name: &str, transcript: &mut Transcript) -> Result<Found, ApiError> {
+    let view = shared.registry.load();
+    let snapshot = &view.snapshot;
+    let position = match name {
+        RESIDENT => snapshot.resident(&view.activity)?,
+        name => snapshot.position(name)?,
+    };
+    let (entry, placement) = (&snapshot.entries()[position], snapshot.placement(position));
+    let record = transcript.record();
+    record.model_logical = Some(entry.name.clone());
+    record.backend = Some(entry.backend.clone());
+    record.model_backend_id = Some(entry.served_id().to_owned());
+    transcript.priced(entry.pricing);
+    Ok(Found {
+        model: entry.name.clone(),
+        backend: entry.backend.clone(),
+        served_id: entry.served_id().to_owned(),
+        placement: placement.clone(),
+        uses_gpu: entry.backend_config.uses_gpu == Some(true),
+    })
+}
+
+/// Who asks, now that the whole request is known.
+fn asker(shared: &Shared, meta: &RequestMeta, request: &Outgoing, name: &str) -> Asker {
+    let rules = &shared.settings.class_rules;
+    let by_metadata = || match request {
+        Outgoing::Chat(chat) => chat.metadata().is_some_and(|m| rules.metadata_matches(&m)),
+        Outgoing::Relay(relay) => {
+            relay.found.metadata.as_ref().is_some_and(|m| rules.metadata_matches(m))
+        }
+        Outgoing::Native(_) => false,
+    };
+    let class = match meta.class {
+        Some(class) => class,
+        None if rules.look_at_metadata() && by_metadata() => Class::Background,
+        None => Class::Interactive,
+    };
+    Asker { class, only_there: name == RESIDENT, ..meta.who.clone() }
 }
 
 /// The few things that a request says of itself.
@@ -61,22 +136,15 @@ pub(super) fn prepare(
     if let Outgoing::Chat(chat) = &request {
         keep_prompt(chat, transcript);
     }
-    let view = shared.registry.load();
-    let (entry, placement) = view.snapshot.resolve(name)?;
-    let record = transcript.record();
-    record.model_logical = Some(entry.name.clone());
-    record.backend = Some(entry.backend.clone());
-    record.model_backend_id = Some(entry.served_id().to_owned());
-    transcript.priced(entry.pricing);
+    let who = asker(shared, meta, &request, name);
+    transcript.record().class = who.class;
+    let found = find(shared, name, transcript)?;
     let prepared = Prepared {
         dialect: asked.dialect,
         stream: asked.stream,
         wants_usage: asked.wants_usage,
-        model: entry.name.clone(),
-        backend: entry.backend.clone(),
-        served_id: entry.served_id().to_owned(),
-        placement: placement.clone(),
-        who: meta.who.clone(),
+        found,
+        who,
     };
     Ok((prepared, request))
 }
@@ -90,7 +158,7 @@ fn read(body: RequestBody) -> Result<(Asked, Outgoing), ApiError> {
                 model: found.model().map(str::to_owned),
                 // What cannot be a stream is waited for whole, whatever was asked for.
                 stream: found.stream && dialect.can_stream(),
-                wants_usage: Found::wants_usage(&found),
+                wants_usage: relay::Found::wants_usage(&found),
             };
             Ok((asked, Outgoing::Relay(Relay { dialect, found, content_type, content })))
         }

@@ -14,7 +14,7 @@ use chat_proxy_core::ids::Generation;
 use chat_proxy_core::registry::{Endpoint, Placement};
 use chat_proxy_core::{ApiError, Code};
 
-use super::admission::{Wanted, admit};
+use super::admission::{Admitted, Wanted, admit};
 use super::cargo::{Cargo, Target, Unsent};
 use super::messages::{Forward, Labels, RequestBody, RequestMeta};
 use super::prepare::{Prepared, prepare};
@@ -45,18 +45,30 @@ struct Incoming {
 
 async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript: &mut Transcript) {
     let Incoming { body, share, meta } = incoming;
-    let (prepared, request) = match prepare(shared, body, &meta, transcript) {
+    let (mut prepared, request) = match prepare(shared, body, &meta, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
-    reply.label(Labels { model: prepared.model.clone(), policy: None });
-    let cargo = Cargo { request, share };
-    let request = Request { shared, prepared: &prepared, meta: &meta };
-    match &prepared.placement {
-        Placement::SinglePort(launch) => request.supervised(launch, cargo, reply, transcript).await,
-        Placement::External(endpoint) => request.external(endpoint, cargo, reply, transcript).await,
-        Placement::Ollama(model) => request.at_ollama(model, cargo, reply, transcript).await,
+    let mut cargo = Cargo { request, share };
+    for moves in 0.. {
+        reply.label(Labels { model: prepared.found.model.clone(), policy: None });
+        let request = Request { shared, prepared: &prepared, meta: &meta };
+        let Some(moved) = request.at_its_place(cargo, reply, transcript).await else { return };
+        if moves >= MAX_MOVES || !prepared.moves_on(shared, transcript).await {
+            return moved.reply.refuse(moved.error, transcript);
+        }
+        (cargo, reply) = (moved.cargo, moved.reply);
     }
+}
+
+/// So often a request for whatever is loaded follows it elsewhere.
+const MAX_MOVES: u32 = 3;
+
+/// A request that wanted what is loaded, and found it gone.
+pub(super) struct Moved {
+    pub(super) cargo: Cargo,
+    pub(super) reply: Reply,
+    pub(super) error: ApiError,
 }
 
 /// A request that has been understood.
@@ -67,6 +79,24 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
+    async fn at_its_place(
+        &self,
+        cargo: Cargo,
+        reply: Reply,
+        transcript: &mut Transcript,
+    ) -> Option<Moved> {
+        match &self.prepared.found.placement {
+            Placement::SinglePort(launch) => {
+                self.supervised(launch, cargo, reply, transcript).await
+            }
+            Placement::Ollama(model) => self.at_ollama(model, cargo, reply, transcript).await,
+            Placement::External(endpoint) => {
+                self.external(endpoint, cargo, reply, transcript).await;
+                None
+            }
+        }
+    }
+
     /// Waits for a turn, sends, and once more if the engine went before it answered a byte.
     async fn supervised(
         &self,
@@ -74,13 +104,15 @@ impl Request<'_> {
         mut cargo: Cargo,
         mut reply: Reply,
         transcript: &mut Transcript,
-    ) {
+    ) -> Option<Moved> {
         let tenant = Tenant::Vllm(launch.clone());
         let mut refused_by = None;
         loop {
             let wanted = self.wanted(&tenant, refused_by);
-            let Some((permit, held)) = admit(self.shared, &wanted, reply, transcript).await else {
-                return;
+            let (permit, held) = match admit(self.shared, &wanted, reply, transcript).await {
+                Admitted::Granted(permit, held) => (permit, held),
+                Admitted::Over => return None,
+                Admitted::Elsewhere(reply, error) => return Some(Moved { cargo, reply, error }),
             };
             // The engine that runs may have been started before the entry was changed: it is asked
             // by the name that it knows.
@@ -95,10 +127,11 @@ impl Request<'_> {
                 permit: Some(&permit),
             };
             let sent = self.forward(target, cargo, held, transcript).await;
-            let Some(unsent) = sent else { return };
+            let unsent = sent?;
             if !target.may_return {
                 let error = self.shared.explain(target.permit, unsent.error).await;
-                return unsent.reply.refuse(error, transcript);
+                unsent.reply.refuse(error, transcript);
+                return None;
             }
             tracing::warn!(error = %unsent.error, "sent back to the queue");
             unsent.reply.uses(None);
@@ -116,10 +149,16 @@ impl Request<'_> {
         mut reply: Reply,
         transcript: &mut Transcript,
     ) {
+        if self.prepared.found.uses_gpu {
+            let Some(passed) = self.past_lease(reply, transcript).await else { return };
+            reply = passed;
+        }
+        let Some((_slot, entered)) = self.place(reply, transcript).await else { return };
+        reply = entered;
         let url = self.prepared.dialect.url(endpoint);
         let mut may_return = self.service().is_some();
         loop {
-            let served_id = &self.prepared.served_id;
+            let served_id = &self.prepared.found.served_id;
             let target = Target { endpoint, url: &url, served_id, may_return, permit: None };
             let sent = self.forward(target, cargo, reply, transcript).await;
             let Some(unsent) = sent else { return };
@@ -155,7 +194,7 @@ impl Request<'_> {
     pub(super) fn head_timeout(&self) -> Option<Duration> {
         let settings = &self.shared.settings;
         let head = settings.head_timeout.limit()?;
-        match self.prepared.placement {
+        match self.prepared.found.placement {
             Placement::Ollama(_) => {
                 let first_token = settings.first_token_timeout.limit()?;
                 Some(head.max(first_token).max(settings.ollama_load_timeout?))
@@ -166,7 +205,10 @@ impl Request<'_> {
 
     /// The service that is started for this request where its backend is not there.
     pub(super) fn service(&self) -> Option<&str> {
-        self.shared.settings.autostart.service_for(&self.prepared.model, &self.prepared.backend)
+        self.shared
+            .settings
+            .autostart
+            .service_for(&self.prepared.found.model, &self.prepared.found.backend)
     }
 
     /// Has the service started that this request needs; `None`: the request has ended.
@@ -200,7 +242,7 @@ impl Request<'_> {
         let Request { shared, prepared, meta } = self;
         let client = shared.clients.get(target.endpoint).map_err(|error| {
             // The path is the operator's business, not the client's.
-            tracing::error!(%error, model = prepared.model, "a backend cannot be trusted");
+            tracing::error!(%error, model = prepared.found.model, "a backend cannot be trusted");
             ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
                 .hint("the proxy's own log says why")
         });

@@ -88,11 +88,12 @@ impl LeaseRecord {
     /// A lease that has just been granted.
     pub fn of(lease: &Lease, reason: Option<String>, saved_model: Option<SavedModel>) -> Self {
         let now = clock::unix_seconds();
+        let left = lease.until.saturating_sub(clock::now()).as_secs_f64();
         LeaseRecord {
             owner: lease.owner.clone(),
             reason,
-            granted_at: now,
-            expires_at: now + lease.until.saturating_sub(clock::now()).as_secs_f64(),
+            granted_at: to_millis(now),
+            expires_at: to_millis(now + left),
             ttl_s: lease.ttl.as_secs_f64(),
             restart_model: lease.restart_model,
             saved_model,
@@ -104,7 +105,7 @@ impl LeaseRecord {
     #[must_use]
     pub fn renewed(&self, lease: &Lease) -> Self {
         let left = lease.until.saturating_sub(clock::now()).as_secs_f64();
-        let expires_at = clock::unix_seconds() + left;
+        let expires_at = to_millis(clock::unix_seconds() + left);
         LeaseRecord { expires_at, ttl_s: lease.ttl.as_secs_f64(), ..self.clone() }
     }
 
@@ -124,6 +125,11 @@ impl LeaseRecord {
             saved: self.saved_model.as_ref().map(|saved| saved.logical_name.as_str().into()),
         }
     }
+}
+
+/// To whole milliseconds: what is written down is read again to the last bit.
+fn to_millis(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 /// Who holds the GPU. One for the daemon's life.

@@ -24,6 +24,7 @@ pub struct ChatRequest {
     model: Option<(String, Range<usize>)>,
     stream: bool,
     stream_options: StreamOptions,
+    metadata: Option<Range<usize>>,
     /// Where a field can be put in: right behind the opening brace.
     insert_at: usize,
 }
@@ -45,6 +46,8 @@ struct Wire<'a> {
     stream: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     stream_options: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    metadata: Option<&'a RawValue>,
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -86,8 +89,9 @@ impl ChatRequest {
                     .unwrap_or_default(),
             },
         };
+        let metadata = wire.metadata.map(|raw| place(&body, raw));
         let insert_at = body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
-        Ok(ChatRequest { body, model, stream, stream_options, insert_at })
+        Ok(ChatRequest { body, model, stream, stream_options, metadata, insert_at })
     }
 
     /// The model that was asked for; `None` if the field is missing or empty.
@@ -98,6 +102,12 @@ impl ChatRequest {
     /// Whether the client wants a stream.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// `metadata`, if it is an object. Only our rules look at it; whether it is right is the backend's
+    /// to say.
+    pub fn metadata(&self) -> Option<Map<String, Value>> {
+        serde_json::from_slice(&self.body[self.metadata.clone()?]).ok()
     }
 
     /// Whether the client itself asked for the usage chunk.

@@ -9,6 +9,7 @@ use super::keys::Settings;
 use super::layers::Origin;
 use super::{Problem, tables::Right};
 use crate::autostart::Plan;
+use crate::gpu::ClassRules;
 use crate::registry::ollama::default_server;
 use crate::registry::{EndpointRules, OllamaRules};
 
@@ -88,6 +89,9 @@ pub(super) fn together(
             // Serving plain HTTP to somebody who asked for TLS would send keys in the clear.
             say(key, "this version does not serve HTTPS yet; leave it unset and put a TLS proxy before it".to_owned());
         }
+    }
+    if let Err(problem) = ClassRules::read(&settings.scheduler.background_rules) {
+        say("background_rules", problem);
     }
     for origin in &security.cors_origins {
         let parsed = url::Url::parse(origin).ok();

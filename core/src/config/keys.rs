@@ -233,15 +233,16 @@ sections! {
     scheduler Scheduler {
         max_queue_depth: u32 = COUNT, "512", Now, "Requests that may wait, over all models.";
         max_queue_wait_s: Seconds = S, "600", Now, "Longest wait for a turn (s).";
-        max_concurrent_per_model: u32 = COUNT, "0", Later, "Requests at once for one model; 0 = no limit.";
+        max_concurrent_per_model: u32 = COUNT, "0", Now, "Requests at once for one model; 0 = no limit.";
         swap_drain_timeout_s: Seconds = S, "0", Now, "A swap cuts running requests after this (s); 0 = no limit.";
         max_swap_wait_s: Seconds = S, "120", Now, "An interactive request causes a swap at the latest after this (s).";
-        background_swap_wait_s: Seconds = S, "600", Later, "A background request causes a swap at the latest after this (s).";
-        background_idle_s: Seconds = S, "20", Later, "Quiet time before background work may cause a swap (s).";
-        idle_unload_s: Seconds = S, "0", Later, "An unused model is unloaded after this (s); 0 = never.";
+        background_swap_wait_s: Seconds = S, "600", Now, "A background request causes a swap at the latest after this (s).";
+        background_idle_s: Seconds = S, "20", Now, "Quiet time before background work may cause a swap (s).";
+        background_rules: Vec<String> = List, "[]", Now, "Requests that are background work although they do not say so: \"HEADER: PATTERN\" or \"metadata.FIELD: PATTERN\", with * and ?; x-request-class beats them.";
+        idle_unload_s: Seconds = S, "0", Now, "A model that nobody has used for this long (s) is unloaded, unless it is pinned; 0 = never. An entry's metadata.idle_unload_s goes first.";
         preload: Vec<String> = List, "[]", Now, "Models, or services, that are loaded at start, one after the other, in the background.";
-        lease_wait: bool = Bool, "false", Later, "Requests wait while the GPU is leased, instead of being refused.";
-        lease_drain_timeout_s: Seconds = S, "120", Later, "A lease waits for running requests at most this long (s).";
+        lease_wait: bool = Bool, "false", Now, "Requests wait while the GPU is leased, instead of being refused.";
+        lease_drain_timeout_s: Seconds = S, "120", Now, "A lease waits for running requests at most this long (s).";
     }
     /// Who may do what.
     security Security {

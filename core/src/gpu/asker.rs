@@ -3,10 +3,14 @@
 //! Owns: the shapes. Must never do: know how a request says so.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// What a request is (SPEC 6.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Somebody waits for it.
     #[default]
@@ -36,6 +40,16 @@ impl Class {
 /// take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClientId(pub u64);
+
+impl ClientId {
+    /// The client of that name: a key's, or an address. Two names that fall together take one turn
+    /// between them, which does no harm.
+    pub fn named(name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        ClientId(hasher.finish())
+    }
+}
 
 /// What lets its holder pass a lease (SPEC 6.5).
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -4,11 +4,15 @@
 //! or a process; it is told what happened and says what shall happen.
 
 mod asker;
+mod class_rules;
 pub mod lease;
+pub mod model_limits;
 mod refusal;
 pub mod scheduler;
+mod served;
 mod tenant;
 
 pub use asker::{Asker, Class, ClientId, LeaseToken};
+pub use class_rules::ClassRules;
 pub use scheduler::{Effect, Event, Refusal, Scheduler, SchedulerRules};
 pub use tenant::{Side, Tenant, TenantId};

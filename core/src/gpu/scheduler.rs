@@ -26,7 +26,6 @@ mod loading;
 mod ollama;
 mod policy;
 mod reports;
-mod served;
 mod turns;
 mod types;
 mod waiters;
@@ -39,11 +38,11 @@ use std::time::Duration;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Broken, Held, Launch};
 use crate::gpu::lease::Hold;
+use crate::gpu::served::Served;
 use crate::gpu::{Class, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
 use costs::Costs;
-use served::Served;
 pub use types::{
     Clearing, Closing, ClosingCause, Effect, Event, Gpu, Keep, Reason, Refusal, Resident,
     SchedulerRules, Stopping, Stuck,

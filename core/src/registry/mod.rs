@@ -11,6 +11,7 @@ mod keeping;
 pub mod layers;
 pub mod listing;
 pub mod ollama;
+pub mod resident;
 pub mod resolve;
 pub mod schema;
 mod snapshot;

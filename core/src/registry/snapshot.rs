@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::endpoint::{EndpointRules, Placement};
 use super::entry::{Entry, is_reserved};
 use super::layers::{self, Layer, LayerFile, Merged, Place};
+use super::resident::RESIDENT;
 use super::resolve::{self, Index};
 use crate::error::{ApiError, Code};
 
@@ -173,8 +174,8 @@ pub(super) fn preference(entry: &Entry) -> (bool, bool, &str) {
 /// Longer names are nobody's; looking for what resembles them would cost the thread seconds.
 const MAX_NAME: usize = 512;
 
-fn reserved(name: &str) -> ApiError {
-    if name == "resident" {
+pub(super) fn reserved(name: &str) -> ApiError {
+    if name == RESIDENT {
         return ApiError::new(Code::NoResident, "no model is loaded that `resident` could mean")
             .param("model")
             .hint("name a model; GET /v1/models lists them");

@@ -53,6 +53,7 @@ enum Field {
     Model,
     Stream,
     StreamOptions,
+    Metadata,
     Other,
 }
 
@@ -72,6 +73,7 @@ pub struct JsonScan {
     model: Option<(String, Range<u64>)>,
     stream: Option<bool>,
     stream_options: Option<(Map<String, Value>, Range<u64>)>,
+    metadata: Option<Map<String, Value>>,
     seen: bool,
     is_empty: bool,
 }
@@ -89,6 +91,7 @@ impl Default for JsonScan {
             model: None,
             stream: None,
             stream_options: None,
+            metadata: None,
             seen: false,
             is_empty: true,
         }
@@ -129,6 +132,7 @@ impl JsonScan {
             model: self.model,
             stream: self.stream.unwrap_or_default(),
             stream_options: self.stream_options,
+            metadata: self.metadata,
             insert_at: self.insert_at,
             is_empty: self.is_empty,
             boundary: None,
@@ -299,6 +303,11 @@ impl JsonScan {
                 let before = self.stream_options.replace((options.unwrap_or_default(), place));
                 once("stream_options", before.is_some())
             }
+            // Only our rules look at it; whether it is right is the backend's to say.
+            Field::Metadata => {
+                self.metadata = parse(&kept);
+                Ok(())
+            }
             Field::Other => Ok(()),
         }
     }
@@ -335,6 +344,9 @@ fn field(key: &[u8]) -> Result<Field, ApiError> {
         "stream_options" => Field::StreamOptions,
         _ => Field::Other,
     };
+    if name == "metadata" {
+        return Ok(Field::Metadata);
+    }
     let field = known(&name);
     if field == Field::Other && known(&folded(&name)) != Field::Other {
         let meant = folded(&name);

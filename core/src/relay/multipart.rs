@@ -95,6 +95,7 @@ impl MultipartScan {
             model: self.model,
             stream: self.stream,
             stream_options: None,
+            metadata: None,
             insert_at: self.insert_at,
             is_empty: false,
             boundary: Some(self.boundary),

@@ -60,6 +60,8 @@ pub struct Found {
     pub stream: bool,
     /// `stream_options` and where it stands; only of JSON.
     pub stream_options: Option<(Map<String, Value>, Range<u64>)>,
+    /// `metadata`, if it is a small object of JSON.
+    pub metadata: Option<Map<String, Value>>,
     /// Where a field can be put in.
     pub insert_at: u64,
     /// It is an object without a field.

@@ -6,6 +6,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::gpu::Class;
+
 /// One finished request. Absent values are left out where SPEC marks them optional, else `null`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Record {
@@ -15,6 +17,8 @@ pub struct Record {
     pub request_id: String,
     /// Key name or address of the client.
     pub client: String,
+    /// `interactive` or `background`.
+    pub class: Class,
     /// Path that was called.
     pub endpoint: String,
     /// The name that was asked for.
@@ -114,7 +118,8 @@ mod tests {
         assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
         let value: Value = serde_json::from_slice(&line).unwrap();
         let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        let want = "ts request_id client endpoint model_requested model_logical backend model_backend_id \
+        // `class` is ours.
+        let want = "ts request_id client class endpoint model_requested model_logical backend model_backend_id \
             stream status queue_ms activate_ms ttft_ms duration_ms prompt_tokens completion_tokens \
             tokens_estimated tokens_per_second finish_reason policy cancelled";
         assert_eq!(keys, want.split_whitespace().collect::<Vec<_>>());

@@ -11,14 +11,14 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Served {
+pub(crate) struct Served {
     count: u64,
     last: HashMap<ClientId, u64>,
 }
 
 impl Served {
     /// A client is served.
-    pub(super) fn note(&mut self, client: ClientId) {
+    pub(crate) fn note(&mut self, client: ClientId) {
         if self.last.len() >= MAX_REMEMBERED {
             self.last.clear();
         }
@@ -27,7 +27,7 @@ impl Served {
     }
 
     /// The larger, the later.
-    pub(super) fn last(&self, client: ClientId) -> u64 {
+    pub(crate) fn last(&self, client: ClientId) -> u64 {
         self.last.get(&client).copied().unwrap_or_default()
     }
 }
