@@ -85,6 +85,7 @@ async fn end_services(settings: &Settings) -> Result<(), String> {
         registry: chat_proxy_actors::registry::RegistryView::default(),
         entries: Arc::new(|_| Box::pin(async { Ok(()) })),
         preload: Preload::default(),
+        events: Arc::default(),
     };
     let actor = AutostartActor::new(parts, Guard::unwatched(Role::Autostart)).start();
     let budget = stop_timeout + settings::KILL_GRACE * 2;
@@ -143,6 +144,7 @@ async fn end(settings: &Settings, state_path: &Path) -> Result<Ended, String> {
         registry: chat_proxy_actors::registry::RegistryView::default(),
         arbiter: Port::new(|| None),
         metrics: Metrics::new().map_err(|error| error.to_string())?,
+        events: Arc::default(),
     };
     let supervisor = VllmSupervisor::new(parts, false, Guard::unwatched(Role::Vllm)).start();
     match supervisor.send(ShutDown { keep: false }).timeout(budget).await {

@@ -13,6 +13,7 @@ use actix::{Actor, Arbiter};
 use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Switch};
 use chat_proxy_actors::clock;
 use chat_proxy_actors::directory::Directory;
+use chat_proxy_actors::events::EventBus;
 use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
@@ -49,6 +50,8 @@ pub(crate) struct House {
     pub(crate) starts: Switch,
     /// Who holds the GPU instead of us.
     pub(crate) leases: Arc<LeaseShelf>,
+    /// What happens, for whoever listens.
+    pub(crate) events: Arc<EventBus>,
     pub(crate) ending: Ending,
     /// Hears of an actor that keeps dying.
     pub(crate) hopeless: mpsc::Receiver<Role>,
@@ -83,6 +86,7 @@ pub(crate) fn build(
     // Generations of one daemon lie behind all those of earlier ones.
     let ledger = permits(settings)?;
     let registry = RegistryView::default();
+    let events = Arc::new(EventBus::default());
     let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
     let limits = Limits::new(settings::limits(settings));
     let forwarders = ForwarderFactory::new(
@@ -113,11 +117,12 @@ pub(crate) fn build(
         leases: leases.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),
+        events: events.clone(),
     };
     let mut factories = HashMap::from([
         (Role::Logger, logger(log, settings, log_thread, &directory)),
         (Role::Metrics, rolling_view(&directory)),
-        (Role::Registry, registry_reader(settings, &metrics, &registry, &directory)),
+        (Role::Registry, registry_reader(settings, &metrics, &events, &registry, &directory)),
         (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
         (Role::Ollama, ollama(asker(settings, &registry, &directory), &directory)),
         (
@@ -125,14 +130,17 @@ pub(crate) fn build(
             autostart(
                 AutostartParts {
                     owns: owns_services,
-                    ..services(settings, &starts, &registry, &ledger, &directory)
+                    ..services(settings, &starts, &events, &registry, &ledger, &directory)
                 },
                 &directory,
             ),
         ),
         (
             Role::Vllm,
-            vllm(supervisor(settings, &metrics, &registry, ledger.pulse(), &directory), &directory),
+            vllm(
+                supervisor(settings, &metrics, &events, &registry, ledger.pulse(), &directory),
+                &directory,
+            ),
         ),
     ]);
     if !settings.vllm.vllm_single_port {
@@ -152,6 +160,7 @@ pub(crate) fn build(
         forwarders,
         starts,
         leases,
+        events,
         ending,
         hopeless,
     })
@@ -196,13 +205,15 @@ fn rolling_view(directory: &Directory) -> Factory {
 fn registry_reader(
     settings: &Settings,
     metrics: &Metrics,
+    events: &Arc<EventBus>,
     view: &RegistryView,
     directory: &Directory,
 ) -> Factory {
     let (settings, metrics) = (settings::registry(settings), metrics.clone());
-    let view = view.clone();
+    let (view, events) = (view.clone(), events.clone());
     Factory::new(directory, move |guard, again| {
-        let actor = RegistryActor::new(settings.clone(), metrics.clone(), &view, guard);
+        let actor =
+            RegistryActor::new(settings.clone(), metrics.clone(), events.clone(), &view, guard);
         // Its successor looks in its own time: the view of its predecessor still stands.
         if again { actor.start() } else { actor.having_read().start() }
     })
@@ -239,6 +250,7 @@ fn autostart(parts: AutostartParts, directory: &Directory) -> Factory {
 fn services(
     settings: &Settings,
     starts: &Switch,
+    events: &Arc<EventBus>,
     registry: &RegistryView,
     ledger: &Arc<PermitLedger>,
     directory: &Directory,
@@ -264,6 +276,7 @@ fn services(
         registry: registry.clone(),
         entries: Arc::new(move |name| Box::pin(entry_by_hand(hands.clone(), view.clone(), name))),
         preload: settings.scheduler.preload.clone().into(),
+        events: events.clone(),
     }
 }
 
@@ -289,6 +302,7 @@ fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {
 fn supervisor(
     settings: &Settings,
     metrics: &Metrics,
+    events: &Arc<EventBus>,
     registry: &RegistryView,
     pulse: Pulse,
     directory: &Directory,
@@ -308,5 +322,6 @@ fn supervisor(
         registry: registry.clone(),
         arbiter: directory.port(|book| book.arbiter.clone()),
         metrics: metrics.clone(),
+        events: events.clone(),
     }
 }

@@ -8,6 +8,7 @@ pub mod autostart;
 mod client;
 pub mod clock;
 pub mod directory;
+pub mod events;
 pub mod forwarder;
 pub mod gpu_arbiter;
 pub mod guard;

@@ -9,6 +9,7 @@ mod body;
 mod chat;
 mod debug;
 mod error;
+mod events;
 mod front;
 mod gpu;
 mod guard;
@@ -46,6 +47,7 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
             .configure(relay::routes)
             .service(resource("/metrics", Method::GET, web::get().to(metrics::prometheus)))
             .service(resource("/v1/metrics", Method::GET, web::get().to(metrics::summary)))
+            .service(resource("/v1/events", Method::GET, web::get().to(events::stream)))
             .service(resource("/v1/backends", Method::GET, web::get().to(backends::list)))
             .service(resource(
                 "/v1/backends/vllm/activate",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix::Message;
 use chat_proxy_actors::autostart::Switch;
 use chat_proxy_actors::directory::Directory;
+use chat_proxy_actors::events::EventBus;
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::metrics::Metrics;
@@ -49,6 +50,8 @@ pub(crate) struct AppState {
     pub(super) leases: Arc<LeaseShelf>,
     /// How long a lease lives where its holder does not say.
     pub(super) lease_ttl: Duration,
+    /// What happens in the daemon.
+    pub(super) events: Arc<EventBus>,
     /// Where large bodies wait.
     pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
@@ -73,6 +76,7 @@ impl AppState {
             budget,
             disk,
             leases: house.leases.clone(),
+            events: house.events.clone(),
             lease_ttl: settings::lease_ttl(),
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use chat_proxy_actors::autostart::messages::{Hurry as HurryServices, StopAll};
+use chat_proxy_actors::events::Event;
 use chat_proxy_actors::gpu_arbiter::messages::Drain;
 use chat_proxy_actors::logger::FlushReport;
 use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
@@ -23,6 +24,7 @@ impl Daemon {
         self.house.forwarders.cut_waiting();
         let running = self.life.running();
         tracing::info!(running, drain_timeout = ?self.drain_timeout, "draining");
+        self.house.events.publish(&Event::Draining { running });
         tokio::select! {
             () = self.life.idle() => {}
             () = tokio::time::sleep(self.drain_timeout) => {

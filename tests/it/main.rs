@@ -24,6 +24,7 @@ mod engine_ends;
 mod engine_failures;
 mod engines;
 mod errors;
+mod events;
 mod fault_matrix;
 mod front;
 mod heartbeats;

@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 
 use crate::client::Clients;
 use crate::clock;
+use crate::events;
 use crate::guard::Guard;
 pub use adoption::left_over;
 use entries::EntryService;
@@ -151,6 +152,12 @@ impl AutostartActor {
         if service.word != service.life.word() {
             service.word = service.life.word();
             service.since = Some(clock::unix_seconds());
+            let error = service.life.last_error().filter(|_| service.word == "failed");
+            self.parts.events.publish(&events::Event::Service {
+                service: name.to_string(),
+                state: service.word,
+                error: error.map(str::to_owned),
+            });
         }
         if let Some(timer) = service.timer.take() {
             ctx.cancel_future(timer);

@@ -13,6 +13,7 @@ use chat_proxy_core::ApiError;
 use chat_proxy_core::autostart::Plan;
 use futures_util::future::LocalBoxFuture;
 
+use crate::events::EventBus;
 use crate::registry::RegistryView;
 
 /// Has an entry of the registry activated or loaded, by its name. It must answer within a bound of
@@ -48,6 +49,8 @@ pub struct AutostartParts {
     pub entries: Entries,
     /// Services and entries that are started at the beginning.
     pub preload: Preload,
+    /// Where it is told what happens.
+    pub events: Arc<EventBus>,
 }
 
 /// Whether requests start services: one fact for all actors of a daemon.

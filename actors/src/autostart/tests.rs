@@ -94,6 +94,7 @@ fn house_with(table: Table, change: impl Fn(&mut AutostartParts)) -> House {
         registry: RegistryView::default(),
         entries: Arc::new(|_| async { Ok(()) }.boxed_local()),
         preload: Vec::new().into(),
+        events: Arc::default(),
     };
     change(&mut parts);
     House { actor: start(&parts), dir, parts }

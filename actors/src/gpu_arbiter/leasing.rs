@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::GpuArbiter;
 use super::messages::{AcquireLease, LeaseAnswer, OrderLease};
 use crate::clock;
+use crate::events;
 use crate::lease::{LeaseRecord, SavedModel};
 
 /// Somebody who waits for a lease.
@@ -41,6 +42,7 @@ impl GpuArbiter {
                 let saved = lease.saved.as_ref().map(|model| saved(model, running));
                 let record = Arc::new(LeaseRecord::of(&lease, reason, saved));
                 tracing::info!(owner, ttl = ?lease.ttl, "the GPU is leased");
+                self.tell_lease("granted", &record.owner, Some(record.expires_at));
                 self.write_down(record, reply, ctx);
             }
             LeaseEffect::Refused(ticket, refusal) => {
@@ -55,6 +57,7 @@ impl GpuArbiter {
                     how = end.as_str(),
                     "the GPU's lease has ended"
                 );
+                self.tell_lease(end.as_str(), &lease.owner, None);
                 let shelf = self.parts.leases.clone();
                 ctx.spawn(
                     async move {
@@ -88,6 +91,14 @@ impl GpuArbiter {
                 arbiter.lease_order(order, ctx);
             }
         }));
+    }
+
+    fn tell_lease(&self, state: &'static str, owner: &str, expires_at: Option<f64>) {
+        self.parts.events.publish(&events::Event::Lease {
+            state,
+            owner: owner.to_owned(),
+            expires_at,
+        });
     }
 
     fn lease_order(&mut self, order: LeaseOrder, ctx: &mut Context<Self>) -> LeaseOutcome {
@@ -164,7 +175,9 @@ impl Handler<OrderLease> for GpuArbiter {
         let answer = match self.lease_order(order, ctx) {
             LeaseOutcome::Renewed(lease) => {
                 let Some(record) = self.parts.leases.current() else { return };
-                Ok(LeaseAnswer::Renewed(Arc::new(record.renewed(&lease))))
+                let record = record.renewed(&lease);
+                self.tell_lease("renewed", &record.owner, Some(record.expires_at));
+                Ok(LeaseAnswer::Renewed(Arc::new(record)))
             }
             LeaseOutcome::Released => Ok(LeaseAnswer::Released),
             LeaseOutcome::Idle => Ok(LeaseAnswer::Idle),

@@ -10,13 +10,14 @@ mod handlers;
 mod leasing;
 pub mod messages;
 pub mod stories;
+mod telling;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Infeasible, Keep, Purpose, Reason, Scheduler, SchedulerRules, Waiter, Why,
+    Effect, Event, Gpu, Infeasible, Keep, Purpose, Scheduler, SchedulerRules, Waiter, Why,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::autostart::Switch;
 use crate::clock;
+use crate::events::EventBus;
 use crate::guard::Guard;
 use crate::lease::LeaseShelf;
 use crate::metrics::Metrics;
@@ -36,7 +38,8 @@ use crate::registry::{RegistryView, ShowActivity};
 use crate::vllm_supervisor::messages::{Announce, SetGoal};
 use leasing::LeaseWait;
 use messages::{BrokenBound, Outcome, Progress, Queued, Status, WaitStage};
-use stories::{Stories, Swap, millis};
+use stories::{Stories, millis};
+use telling::Told;
 
 /// What an arbiter is made from; the same for each that is built.
 #[derive(Clone)]
@@ -63,6 +66,8 @@ pub struct ArbiterParts {
     pub registry: RegistryView,
     /// Figures.
     pub metrics: Metrics,
+    /// Where it is told what happens.
+    pub events: Arc<EventBus>,
 }
 
 /// See the module.
@@ -72,6 +77,7 @@ pub struct GpuArbiter {
     waiting: HashMap<Ticket, Waiting>,
     lease_waits: HashMap<Ticket, LeaseWait>,
     stories: Stories,
+    told: Told,
     timer: Option<SpawnHandle>,
     /// The registry that the scheduler's keeps are from.
     keeps_of: Option<Arc<Snapshot>>,
@@ -98,6 +104,7 @@ impl GpuArbiter {
             waiting: HashMap::new(),
             lease_waits: HashMap::new(),
             stories: Stories::default(),
+            told: Told::default(),
             timer: None,
             keeps_of: None,
             shown: None,
@@ -136,6 +143,7 @@ impl GpuArbiter {
         }
         self.parts.metrics.queue_depth.set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
         self.tell_waiting();
+        self.tell_events(ctx);
         self.show();
         self.arm(ctx);
     }
@@ -176,7 +184,6 @@ impl GpuArbiter {
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
-        let metrics = &self.parts.metrics;
         match effect {
             Effect::Grant { ticket, generation, tenant, queued, loading } => {
                 let permit = self.parts.ledger.grant(generation, tenant, queued, loading);
@@ -212,28 +219,8 @@ impl GpuArbiter {
                 let because = "nobody had used it for its idle_unload_s".to_owned();
                 self.swap_begins(Some(of.to_string()), None, reason, because);
             }
-            Effect::SwapDone { to, reason, took } => {
-                tracing::info!(%to, ?took, reason = reason.as_str(), "swap done");
-                metrics.swaps.with_label_values(&[reason.as_str()]).inc();
-                metrics.swap_seconds.observe(took.as_secs_f64());
-                self.stories.swap_done(took);
-            }
+            Effect::SwapDone { to, reason, took } => self.swap_done(&to, reason, took),
         }
-    }
-
-    fn swap_begins(
-        &mut self,
-        from: Option<String>,
-        to: Option<String>,
-        reason: Reason,
-        because: String,
-    ) {
-        let nothing = || "nothing".to_owned();
-        let (was, comes) =
-            (from.clone().unwrap_or_else(nothing), to.clone().unwrap_or_else(nothing));
-        tracing::info!(from = was, to = comes, reason = reason.as_str(), because, "swap begins");
-        let (at, reason) = (clock::unix_seconds(), reason.as_str());
-        self.stories.swap_begins(Swap { at, from, to, reason, because, took_ms: None });
     }
 
     /// A supervisor that is not there is being rebuilt, and its first report makes us repeat this.

@@ -75,6 +75,7 @@ fn house(rules: SchedulerRules) -> House {
         starts: rules_start.into(),
         show: show_port,
         metrics: Metrics::new().unwrap(),
+        events: Arc::default(),
     };
     House { arbiter: start(&parts), parts, goals, announce, shown, vacates, dir }
 }

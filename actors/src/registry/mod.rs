@@ -28,6 +28,7 @@ use chat_proxy_core::registry::listing::{
 };
 use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
 
+use crate::events::{self, EventBus};
 use crate::guard::Guard;
 use crate::metrics::Metrics;
 use files::{CURATED, DISCOVERED, Fingerprint, RealDisk};
@@ -188,6 +189,7 @@ fn look(settings: &RegistrySettings, known: Option<&Fingerprint>, activity: &Act
 pub struct RegistryActor {
     settings: RegistrySettings,
     metrics: Metrics,
+    events: Arc<EventBus>,
     view: RegistryView,
     known: Option<Fingerprint>,
     watch: Option<Watch>,
@@ -210,12 +212,14 @@ impl RegistryActor {
     pub fn new(
         settings: RegistrySettings,
         metrics: Metrics,
+        events: Arc<EventBus>,
         view: &RegistryView,
         guard: Guard,
     ) -> Self {
         RegistryActor {
             settings,
             metrics,
+            events,
             view: view.clone(),
             known: None,
             watch: None,
@@ -263,6 +267,12 @@ impl RegistryActor {
         let label = if outcome.is_ok() { "good" } else { "failed" };
         self.metrics.registry_loads.with_label_values(&[label]).inc();
         self.metrics.registry_error.set(i64::from(outcome.is_err()));
+        self.events.publish(&events::Event::Registry {
+            models: outcome
+                .as_ref()
+                .map_or(old.snapshot.entries().len(), |view| view.snapshot.entries().len()),
+            error: outcome.as_ref().err().map(ToString::to_string),
+        });
         match outcome {
             Ok(view) => {
                 report(&view, &self.metrics);

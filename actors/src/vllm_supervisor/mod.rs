@@ -17,6 +17,7 @@ mod watching;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
@@ -31,6 +32,7 @@ use chat_proxy_core::ids::Generation;
 use tokio::sync::oneshot;
 
 use crate::clock;
+use crate::events::{self, EventBus};
 use crate::gpu_arbiter::messages::EngineChanged;
 use crate::guard::Guard;
 use crate::metrics::Metrics;
@@ -78,6 +80,8 @@ pub struct SupervisorParts {
     pub arbiter: Port<EngineChanged>,
     /// Figures.
     pub metrics: Metrics,
+    /// Where it is told what happens.
+    pub events: Arc<EventBus>,
 }
 
 /// See the module.
@@ -187,11 +191,34 @@ impl VllmSupervisor {
         let restarts = self.core.restarts();
         self.parts.metrics.backend_restarts.inc_by(restarts - self.restarts);
         self.restarts = restarts;
+        self.tell_events(&report);
         self.reported = Some(report.clone());
         if let Err(error) = self.parts.arbiter.tell(EngineChanged { report, fresh }) {
             // Its successor asks for a report when it begins.
             tracing::debug!(%error, "the arbiter did not hear a report");
         }
+    }
+
+    /// Tells those who listen what has changed since the last report.
+    fn tell_events(&self, report: &EngineReport) {
+        let shown = |report: &EngineReport| {
+            let held = report.held.as_ref();
+            held.map(|held| (held.generation, held.launch.model.clone(), held.phase.as_str()))
+        };
+        let (was, is) = (self.reported.as_ref().and_then(shown), shown(report));
+        if was == is {
+            return;
+        }
+        let failed = matches!(is, Some((_, _, "backoff" | "failed" | "stuck")));
+        let error = self.core.last_error().filter(|_| failed).map(str::to_owned);
+        // What is gone without having failed is not in the report any more.
+        let (model, state) = match (was, is) {
+            (_, Some((_, model, state))) => (model, state),
+            (Some((_, model, _)), None) => (model, "stopped"),
+            (None, None) => return,
+        };
+        let model = model.to_string();
+        self.parts.events.publish(&events::Event::Engine { model, state, error });
     }
 
     fn look_at_what_is_stuck(&mut self, ctx: &mut Context<Self>) {

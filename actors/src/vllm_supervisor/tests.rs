@@ -90,6 +90,7 @@ fn house_of(command: Vec<String>, rules: LifecycleRules) -> House {
         registry,
         arbiter,
         metrics: Metrics::new().unwrap(),
+        events: std::sync::Arc::default(),
     };
     House { supervisor: start(&parts), dir, parts, launch, reports }
 }
