@@ -14,7 +14,7 @@ use chat_proxy_core::engine::EngineRules;
 use chat_proxy_core::engine::lifecycle::{BreakerRules, LifecycleRules};
 use chat_proxy_core::engine::probing::ProbeRules;
 use chat_proxy_core::gpu::model_limits::LimitRules;
-use chat_proxy_core::gpu::{ClassRules, SchedulerRules};
+use chat_proxy_core::gpu::{ClassRules, GpuBudget, SchedulerRules};
 use chat_proxy_core::registry::listing::ListingRules;
 use chat_proxy_core::registry::ollama::{Sharing, keep_alive, shared_server};
 use chat_proxy_core::registry::{Endpoint, EndpointRules, OllamaRules, Rules};
@@ -227,6 +227,8 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         lease_wait: scheduler.lease_wait,
         lease_drain: scheduler.lease_drain_timeout_s.limit(),
         beside_ollama: settings.ollama.ollama_shares_gpu != "never",
+        // What fits is not known before hardware profiles say so.
+        budget: GpuBudget::default(),
     }
 }
 

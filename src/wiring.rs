@@ -50,6 +50,8 @@ pub(crate) struct House {
     pub(crate) starts: Switch,
     /// Who holds the GPU instead of us.
     pub(crate) leases: Arc<LeaseShelf>,
+    /// Places at models that the arbiter does not place.
+    pub(crate) limits: Arc<Limits>,
     /// What happens, for whoever listens.
     pub(crate) events: Arc<EventBus>,
     pub(crate) ending: Ending,
@@ -160,6 +162,7 @@ pub(crate) fn build(
         forwarders,
         starts,
         leases,
+        limits,
         events,
         ending,
         hopeless,

@@ -114,7 +114,8 @@ fn external(state: &AppState) -> Vec<Value> {
         Some(json!({
             "name": entry.name, "kind": "external", "state": "external", "model": entry.name,
             "pid": null, "port": endpoint.port(), "since": null, "restarts": 0,
-            "last_error": null, "in_flight": in_flight, "queue_depth": 0,
+            "last_error": null, "in_flight": in_flight,
+            "queue_depth": state.limits.waiting_for(&entry.name),
         }))
     });
     shown.collect()

@@ -10,6 +10,7 @@ use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::events::EventBus;
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::lease::LeaseShelf;
+use chat_proxy_actors::limits::Limits;
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::port::{NoAnswer, Port};
@@ -50,6 +51,8 @@ pub(crate) struct AppState {
     pub(super) leases: Arc<LeaseShelf>,
     /// How long a lease lives where its holder does not say.
     pub(super) lease_ttl: Duration,
+    /// Places at models that the arbiter does not place.
+    pub(super) limits: Arc<Limits>,
     /// What happens in the daemon.
     pub(super) events: Arc<EventBus>,
     /// Where large bodies wait.
@@ -76,6 +79,7 @@ impl AppState {
             budget,
             disk,
             leases: house.leases.clone(),
+            limits: house.limits.clone(),
             events: house.events.clone(),
             lease_ttl: settings::lease_ttl(),
             spool_dir: PathBuf::from(settings::STATE_DIR),

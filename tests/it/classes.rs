@@ -183,6 +183,15 @@ fn a_model_of_somebody_elses_server_answers_no_more_at_once_than_is_allowed() {
     let mut last = stream(&daemon, "tiny-a", json!({}));
     last.read_until("(position 3");
     hello("tiny-a", false, json!({})).reply(daemon.addr()).error(429, "err_queue_full");
+    let shown = Ask::get("/v1/backends").reply(daemon.addr()).json();
+    let depths: Vec<&Value> = shown["backends"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|line| line["kind"] == "external")
+        .map(|line| &line["queue_depth"])
+        .collect();
+    assert_eq!(depths, [3, 0]);
     drop(gone);
     last.read_until(": waiting (position 2");
     let mut other = ask("other"); // has places of its own

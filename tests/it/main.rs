@@ -45,4 +45,5 @@ mod streaming;
 mod survival;
 mod swaps;
 mod timeouts;
+mod traces;
 mod unary;

@@ -112,7 +112,8 @@ impl Handler<LedgerChanged> for GpuArbiter {
     type Result = ();
 
     fn handle(&mut self, _: LedgerChanged, ctx: &mut Self::Context) {
-        if let Some(generation) = self.current() {
+        let beside = self.core.beside().map(|(generation, _)| generation);
+        for generation in [self.current(), beside].into_iter().flatten() {
             let count = self.parts.ledger.in_flight(generation);
             self.apply(Event::InFlight(generation, count), ctx);
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod leasing;
+mod ollama;
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::testing::{Inbox, PATIENCE, launch, recorder};
 use actix::Addr;
 use chat_proxy_core::engine::{Cause, EngineReport, Held, Phase};
 use chat_proxy_core::gpu::scheduler::Stopping;
-use chat_proxy_core::gpu::{Asker, Side};
+use chat_proxy_core::gpu::{Asker, GpuBudget, Side};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot::Receiver;
 
@@ -46,6 +47,7 @@ fn rules() -> SchedulerRules {
         swap_drain: None,
         start_on_request: true,
         beside_ollama: false,
+        budget: GpuBudget::default(),
         lease_wait: false,
         lease_drain: None,
     }
@@ -393,77 +395,4 @@ async fn the_list_is_told_what_is_active_once_for_each_change() {
     }
     let expected = [("a", "ready"), ("a", "draining"), ("a", "stopping"), ("b", "loading")];
     assert_eq!(told, expected.map(|(model, state)| (model.to_owned(), state)));
-}
-
-/// A house that shares its GPU with Ollama.
-async fn sharing() -> House {
-    empty(SchedulerRules { beside_ollama: true, ..rules() }).await
-}
-
-impl House {
-    fn ask_ollama(&self) -> Receiver<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        self.arbiter.do_send(Admit {
-            ticket: self.parts.ledger.ticket(),
-            tenant: Tenant::Ollama,
-            arrived: clock::now(),
-            refused_by: None,
-            who: Asker::default(),
-            request_id: "test".into(),
-            progress: Arc::default(),
-            reply,
-        });
-        outcome
-    }
-}
-
-#[actix_rt::test]
-async fn a_vllm_starts_when_ollama_says_that_it_holds_nothing() {
-    let mut house = sharing().await;
-    let asked = house.ask("a");
-    let Vacate(generation) = house.vacates.next().await;
-    assert!(generation > BEFORE);
-    let status = house.status().await;
-    assert_eq!((status.state, status.model.as_deref()), ("loading", Some("a")));
-    assert!(house.goals.rest().is_empty(), "not before");
-    house.arbiter.do_send(OllamaVacated { generation, given: Ok(()) });
-    let (started, model) = house.runs().await;
-    assert_eq!(model, "a");
-    house.report(started, Some((started, "a", Phase::Ready)));
-    let outcome = asked.outcome.await.unwrap();
-    assert!(matches!(outcome, Outcome::Granted(permit) if permit.generation == started));
-}
-
-#[actix_rt::test]
-async fn who_waits_for_a_vllm_is_told_that_ollama_stays() {
-    let mut house = sharing().await;
-    let asked = house.ask("a");
-    let Vacate(generation) = house.vacates.next().await;
-    let given = Err(Cause::OllamaStays { why: "m:latest still loaded after 30 s".into() });
-    house.arbiter.do_send(OllamaVacated { generation, given });
-    let Outcome::Refused(error) = asked.outcome.await.unwrap() else { panic!("no turn") };
-    assert_eq!(error.code, Code::ModelStartFailed);
-    assert!(error.message.contains("m:latest still loaded"), "{}", error.message);
-}
-
-#[actix_rt::test]
-async fn a_new_asker_is_told_again_and_a_new_arbiter_knows_of_requests_at_ollama() {
-    let mut house = sharing().await;
-    let Outcome::Granted(permit) = house.ask_ollama().await.unwrap() else { panic!("no turn") };
-    let status = house.status().await;
-    assert_eq!(
-        (status.state, status.model.as_deref(), status.in_flight),
-        ("ready", Some("ollama"), 1)
-    );
-    assert!(house.arbiter.send(Explode).await.is_err());
-    house.arbiter = start(&house.parts);
-    house.report(BEFORE, None);
-    let _asked = house.ask("a");
-    let status = house.status().await;
-    assert_eq!((status.model.as_deref(), status.in_flight), (Some("ollama"), 1));
-    assert!(house.vacates.rest().is_empty(), "it is in use");
-    drop(permit);
-    let Vacate(generation) = house.vacates.next().await;
-    house.arbiter.do_send(OllamaForgot);
-    assert_eq!(house.vacates.next().await, Vacate(generation));
 }

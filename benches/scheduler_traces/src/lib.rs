@@ -3,6 +3,7 @@
 //! Owns: traces, a GPU in virtual time, the policies, the table. Must never do: look at a clock.
 
 pub mod baselines;
+pub mod fewest;
 pub mod policy;
 pub mod prng;
 pub mod table;

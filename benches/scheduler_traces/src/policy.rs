@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chat_proxy_core::engine::{EngineReport, Held, Launch, Phase};
 use chat_proxy_core::gpu::scheduler::{Purpose, Waiter};
-use chat_proxy_core::gpu::{Asker, Effect, Event, Scheduler, SchedulerRules, Tenant};
+use chat_proxy_core::gpu::{Asker, Effect, Event, GpuBudget, Scheduler, SchedulerRules, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::registry::{EndpointRules, Placement, Snapshot};
 
@@ -76,6 +76,7 @@ pub fn rules(times: u32) -> SchedulerRules {
         lease_wait: false,
         lease_drain: None,
         beside_ollama: false,
+        budget: GpuBudget::default(),
     }
 }
 

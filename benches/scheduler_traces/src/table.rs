@@ -6,8 +6,9 @@ use std::fmt::Write;
 
 use chat_proxy_core::gpu::Class;
 
+use crate::fewest::fewest;
 use crate::traces::Trace;
-use crate::world::{Outcome, STOP};
+use crate::world::Outcome;
 
 /// One policy's line.
 #[derive(Debug, Clone)]
@@ -79,8 +80,12 @@ pub fn bars(
     resident: &Outcome,
     bounds: [u64; 2],
 ) -> Vec<Bar> {
+    let fewest = fewest(trace, limits(trace, bounds));
     let mut all = vec![Bar {
-        what: format!("{} swaps, strict order {}: at most 1/5", ours.swaps, strict.swaps),
+        what: format!(
+            "{} swaps, strict order {}: at most 1/5 (with these bounds nobody needs fewer than {fewest})",
+            ours.swaps, strict.swaps,
+        ),
         holds: ours.swaps * 5 <= strict.swaps,
     }];
     if trace.has_background() {
@@ -105,17 +110,21 @@ pub fn bars(
     all
 }
 
+/// The longest wait that is allowed: the bound, and for each other model what runs and a load.
+fn limits(trace: &Trace, bounds: [u64; 2]) -> [u64; 2] {
+    let drain = trace.requests.iter().map(|request| request.service).max().unwrap_or(0);
+    let load = trace.loads.iter().max().copied().unwrap_or(0) + trace.stop;
+    bounds.map(|bound| bound + (drain + load) * (trace.loads.len() as u64 - 1))
+}
+
 /// Nobody waits longer than his bound, what runs, and a load; where several models are due at once,
 /// each of them has such a turn before the last.
 fn longest(trace: &Trace, ours: &Outcome, bounds: [u64; 2]) -> Bar {
-    let drain = trace.requests.iter().map(|request| request.service).max().unwrap_or(0);
-    let load = trace.loads.iter().max().copied().unwrap_or(0) + STOP;
-    let turns = trace.loads.len() as u64 - 1;
+    let limits = limits(trace, bounds);
     let mut what = Vec::new();
     let mut holds = true;
-    for (class, bound) in [Class::Interactive, Class::Background].into_iter().zip(bounds) {
+    for (class, limit) in [Class::Interactive, Class::Background].into_iter().zip(limits) {
         let most = ours.waits_of(trace, class).last().copied().unwrap_or(0);
-        let limit = bound + (drain + load) * turns;
         holds &= most <= limit;
         what.push(format!("{} {} s of {} s", class.as_str(), seconds(most), seconds(limit)));
     }

@@ -6,6 +6,7 @@
 use chat_proxy_core::gpu::Class;
 
 use crate::prng::Prng;
+use crate::world::STOP;
 
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Trace {
     pub about: &'static str,
     /// How long each model loads, in milliseconds.
     pub loads: Vec<u64>,
+    /// How long a model takes to stop, in milliseconds.
+    pub stop: u64,
     /// The GPU has time to spare, also for a policy that swaps more than it need.
     pub spare: bool,
     /// Sorted by their moments.
@@ -45,6 +48,7 @@ impl Trace {
     #[must_use]
     pub fn faster(mut self, times: u64) -> Self {
         self.loads.iter_mut().for_each(|load| *load /= times);
+        self.stop /= times;
         for request in &mut self.requests {
             request.at /= times;
             request.service = (request.service / times).max(1);
@@ -129,7 +133,7 @@ pub fn all(seed: u64) -> Vec<Trace> {
 
 fn make(name: &'static str, about: &'static str, loads: &[u64], spare: bool) -> Trace {
     let loads = loads.iter().map(|seconds| seconds * 1000).collect();
-    Trace { name, about, loads, spare, requests: Vec::new() }
+    Trace { name, about, loads, stop: STOP, spare, requests: Vec::new() }
 }
 
 impl Trace {

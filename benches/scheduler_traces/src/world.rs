@@ -162,7 +162,7 @@ impl World<'_> {
             Done::Stop => {
                 assert!(self.in_flight == 0, "stopped in use");
                 self.changing = true;
-                self.later(self.now + STOP, Due::Stopped);
+                self.later(self.now + self.trace.stop, Due::Stopped);
             }
         }
     }
@@ -178,6 +178,7 @@ mod tests {
     fn five() -> Trace {
         let request = |at, model| Request { at, model, class: Class::Interactive, service: 2_000 };
         Trace {
+            stop: STOP,
             name: "five",
             about: "",
             loads: vec![10_000, 10_000],

@@ -4,6 +4,7 @@
 //! or a process; it is told what happened and says what shall happen.
 
 mod asker;
+mod budget;
 mod class_rules;
 pub mod lease;
 pub mod model_limits;
@@ -13,6 +14,7 @@ mod served;
 mod tenant;
 
 pub use asker::{Asker, Class, ClientId, LeaseToken};
+pub use budget::GpuBudget;
 pub use class_rules::ClassRules;
 pub use scheduler::{Effect, Event, Refusal, Scheduler, SchedulerRules};
 pub use tenant::{Side, Tenant, TenantId};

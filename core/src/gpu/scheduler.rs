@@ -20,12 +20,15 @@
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
 //! one has come nothing is decided.
 
+mod admission;
+mod aside;
 mod costs;
 mod leases;
 mod loading;
 mod ollama;
 mod policy;
 mod reports;
+mod times;
 mod turns;
 mod types;
 mod waiters;
@@ -39,9 +42,10 @@ use crate::engine::lifecycle::Moment;
 use crate::engine::{Broken, Held, Launch};
 use crate::gpu::lease::Hold;
 use crate::gpu::served::Served;
-use crate::gpu::{Class, Side, Tenant, TenantId};
+use crate::gpu::{Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
+use aside::Aside;
 use costs::Costs;
 pub use types::{
     Clearing, Closing, ClosingCause, Effect, Event, Gpu, Keep, Reason, Refusal, Resident,
@@ -96,6 +100,8 @@ pub struct Scheduler {
     vacant: bool,
     /// A vLLM that lives while Ollama has the GPU; it has been told to go.
     beside: Option<Held>,
+    /// Ollama, where it may stay beside a vLLM.
+    aside: Option<Aside>,
 }
 
 /// What the present change of hands is for.
@@ -132,6 +138,7 @@ impl Scheduler {
             decided: None,
             vacant: false,
             beside: None,
+            aside: None,
         }
     }
 
@@ -166,6 +173,7 @@ impl Scheduler {
     /// What an order to stop, given now, would meet.
     pub fn stopping(&self, side: Side) -> Stopping {
         match &self.gpu {
+            _ if side == Side::Ollama && self.ollama_stays() => self.stopping_aside(),
             _ if self.side() != Some(side) => Stopping::Idle,
             Gpu::Unknown | Gpu::Empty | Gpu::Stuck(_) => Stopping::Idle,
             Gpu::Loading(_, launch, _) => Stopping::Now(TenantId::from(&**launch)),
@@ -223,75 +231,10 @@ impl Scheduler {
         self.withdraw_lease(ticket);
     }
 
-    fn admit(&mut self, waiter: Waiter, now: Moment, out: &mut Vec<Effect>) {
-        let ticket = waiter.ticket;
-        if self.draining {
-            return out.push(Effect::Refuse(ticket, Refusal::Draining));
-        }
-        if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu {
-            return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
-        }
-        let id = waiter.tenant.id();
-        let there = self.serves(&id) || self.waiters.asked_by_hand(&id);
-        let resident = matches!(&self.gpu, Gpu::Resident(resident) if resident.tenant.is(&id));
-        if let TenantId::Model(model) = &id
-            && waiter.purpose == Purpose::Activate
-            && !resident
-        {
-            self.pardon(model.clone(), out);
-        }
-        if !there && let Some(broken) = self.broken(&waiter.tenant, now) {
-            return out.push(Effect::Refuse(ticket, Refusal::Failed(broken.cause(now))));
-        }
-        if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
-            return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
-        }
-        // What is due in this very moment comes first, although its tick is only on its way.
-        self.expire(now, out);
-        self.open_or_close(now);
-        // Who is granted at once takes no place in the queue.
-        let at_once = self.passes(&waiter)
-            && self.has_room()
-            && self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
-        let waiting = self.waiters.len() + self.parked.len();
-        if !at_once && waiting >= self.rules.max_queue {
-            let retry_after = self.expected_wait(now);
-            return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
-        }
-        if waiter.purpose == Purpose::Request
-            && waiter.who.class == Class::Interactive
-            && waiter.refused_by.is_none()
-        {
-            self.costs.asked(&id, now);
-        }
-        self.waiters.insert(waiter, self.rules.bounds());
-    }
-
-    /// Asked for by hand: what it did before does not count.
-    fn pardon(&mut self, model: ModelName, out: &mut Vec<Effect>) {
-        self.broken.retain(|broken| broken.launch.model != model);
-        out.push(Effect::Pardon(model));
-    }
-
-    /// The crash loop that a launch is in just now.
-    fn broken(&self, tenant: &Tenant, now: Moment) -> Option<&Broken> {
-        let launch = tenant.launch()?;
-        self.broken.iter().find(|broken| broken.launch == *launch && broken.until > now)
-    }
-
-    /// Whether a model is resident, loads, or may be (nothing is known yet). Ollama needs no start:
-    /// where nothing else is, it is there.
-    fn serves(&self, id: &TenantId) -> bool {
-        match &self.gpu {
-            Gpu::Unknown => true,
-            Gpu::Loading(_, launch, _) => TenantId::from(&**launch) == *id,
-            Gpu::Resident(resident) => resident.tenant.is(id),
-            Gpu::Empty | Gpu::Clearing(_) => *id == TenantId::Ollama,
-            Gpu::Stuck(_) => false,
-        }
-    }
-
     fn in_flight(&mut self, generation: Generation, count: usize, now: Moment) {
+        if self.aside_uses(generation, count) {
+            return;
+        }
         match &mut self.gpu {
             Gpu::Resident(resident) if resident.generation == generation => {
                 let worked = resident.uses(count, now);
@@ -308,6 +251,9 @@ impl Scheduler {
     }
 
     fn deactivate(&mut self, side: Side, force: bool, now: Moment, out: &mut Vec<Effect>) {
+        if side == Side::Ollama && self.ollama_stays() {
+            return self.stop_aside(force, now, out);
+        }
         if self.side() != Some(side) {
             return;
         }
@@ -348,41 +294,9 @@ impl Scheduler {
         (self.restore, self.wanted_back) = (None, None);
     }
 
-    /// Those who have waited for as long as they may.
-    fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let over = |w: &&Waiter| self.expires_at(w).is_some_and(|at| at <= now);
-        let late: Vec<(Ticket, Duration)> = self
-            .waiting()
-            .filter(over)
-            .map(|w| (w.ticket, now.saturating_sub(w.arrived)))
-            .collect();
-        for (ticket, waited) in late {
-            self.abandon(ticket);
-            let retry_after = self.expected_wait(now);
-            out.push(Effect::Refuse(ticket, Refusal::QueueTimeout { waited, retry_after }));
-        }
-    }
-
-    /// When a waiter has waited for as long as it may. The load of its own model does not count: who
-    /// waits for that waits on, and behind it for a place as if it had just come.
-    fn expires_at(&self, waiter: &Waiter) -> Option<Moment> {
-        let limit = self.rules.max_wait?;
-        let id = waiter.tenant.id();
-        match &self.gpu {
-            // A load behind a lease is not for it.
-            _ if !self.passes(waiter) => Some(waiter.arrived.saturating_add(limit)),
-            Gpu::Loading(_, launch, _) if TenantId::from(&**launch) == id => None,
-            Gpu::Resident(resident)
-                if resident.tenant.is(&id) && self.batch.contains(&waiter.ticket) =>
-            {
-                Some(resident.since.max(waiter.arrived).saturating_add(limit))
-            }
-            _ => Some(waiter.arrived.saturating_add(limit)),
-        }
-    }
-
     /// What follows from where things stand.
     fn decide(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.mind_aside(now, out);
         if self.mind_lease(now, out) {
             return;
         }
@@ -393,6 +307,7 @@ impl Scheduler {
             self.refuse_broken(now, out);
         }
         self.refuse_strays(out);
+        self.grant_aside(now, out);
         match &self.gpu {
             Gpu::Unknown => {}
             Gpu::Stuck(_) => self.refuse_stuck(out),
@@ -440,50 +355,6 @@ impl Scheduler {
             cut_at: None,
             only_asked: false,
         });
-    }
-
-    /// A guess of what a new request would have to wait, from measured swaps.
-    fn expected_wait(&self, now: Moment) -> Duration {
-        let usual = self.costs.usual();
-        let left = match &self.gpu {
-            Gpu::Loading(_, _, since) => usual.saturating_sub(now.saturating_sub(*since)),
-            _ => usual,
-        };
-        left.max(Duration::from_secs(1))
-    }
-
-    /// When [`Event::Tick`] is due.
-    pub fn next_tick(&self) -> Option<Moment> {
-        // The first to go need not be the first who came.
-        let expiry = self.waiting().filter_map(|w| self.expires_at(w)).min();
-        let turn = match &self.gpu {
-            Gpu::Resident(resident) => self.next_turn(resident),
-            Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
-            Gpu::Loading(..) => {
-                let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
-                let grace = self.rules.abandoned_grace.filter(|_| !restored);
-                self.alone.and_then(|at| Some(at.saturating_add(grace?)))
-            }
-            _ => None,
-        };
-        [expiry, turn, self.lease_ends_at()].into_iter().flatten().min()
-    }
-
-    /// When something is due while a model serves.
-    fn next_turn(&self, resident: &Resident) -> Option<Moment> {
-        let used = resident.in_flight > 0;
-        let closing = match &resident.closing {
-            None => self.others().map(|w| self.due(w)).filter(|at| *at < Moment::MAX).min(),
-            Some(closing) => closing.cut_at.filter(|_| used),
-        };
-        let turn = self.turn().filter(|_| self.has_room());
-        let held_back = turn.as_ref().and_then(|turn| {
-            self.waiters.iter().filter(|w| turn.takes(w)).map(|w| turn.from(w)).min()
-        });
-        let idle = resident.closing.is_none() && !used && held_back.is_none();
-        let worth = if idle { self.worth_at(resident, self.seen) } else { None };
-        let unused = if idle { self.idles_out_at(resident) } else { None };
-        [closing, held_back, worth, unused].into_iter().flatten().min()
     }
 }
 

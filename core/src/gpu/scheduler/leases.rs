@@ -106,10 +106,23 @@ impl Scheduler {
                 let saved = self.model_there();
                 self.restore = None;
                 self.hold = Hold::Acquiring { ask, saved };
+                self.hasten();
                 return;
             }
         };
         out.push(Effect::Lease(LeaseEffect::Refused(ask.ticket, refusal)));
+    }
+
+    /// An order to stop may have given what runs more time than a lease does, or all it wants.
+    fn hasten(&mut self) {
+        let Some(drain) = self.rules.lease_drain else { return };
+        let Gpu::Resident(resident) = &mut self.gpu else { return };
+        if let Some(closing) = &mut resident.closing
+            && closing.cause == ClosingCause::Order
+        {
+            let at = self.seen.saturating_add(drain);
+            closing.cut_at = Some(closing.cut_at.map_or(at, |before| before.min(at)));
+        }
     }
 
     /// The vLLM model that is on the GPU, or comes.
@@ -131,6 +144,7 @@ impl Scheduler {
             self.wanted_back.clone_from(saved);
         }
         self.hold = Hold::Free;
+        self.reopen_aside();
         if let Gpu::Resident(resident) = &mut self.gpu {
             resident.closing = resident.closing.filter(|c| c.cause != ClosingCause::Lease);
         }
@@ -147,6 +161,7 @@ impl Scheduler {
     /// Held => Free
     fn end_lease(&mut self, end: LeaseEnd, restart: Option<bool>, out: &mut Vec<Effect>) {
         let Hold::Held { lease, .. } = std::mem::take(&mut self.hold) else { return };
+        self.reopen_aside();
         if restart.unwrap_or(lease.restart_model) {
             self.wanted_back.clone_from(&lease.saved);
         }
@@ -209,6 +224,8 @@ impl Scheduler {
 
     /// What is on the GPU goes, within its bound; then the lease is granted, if one is asked for.
     fn make_room(&mut self, now: Moment, out: &mut Vec<Effect>) -> bool {
+        self.close_aside(self.rules.lease_drain, true, now);
+        self.mind_aside(now, out);
         match &mut self.gpu {
             Gpu::Unknown => {}
             Gpu::Stuck(stuck) => {
@@ -241,6 +258,9 @@ impl Scheduler {
 
     /// Nothing of ours is there. Ollama must say so too.
     fn room_made(&mut self, now: Moment, out: &mut Vec<Effect>) -> bool {
+        if self.beside().is_some() {
+            return true;
+        }
         let vacant = std::mem::take(&mut self.vacant);
         if self.rules.beside_ollama && !vacant {
             self.vacate(now, out);
@@ -290,7 +310,7 @@ impl Scheduler {
         let (to, reason) = (tenant.id(), super::Reason::Lease);
         let change = super::policy::Change { to, reason, because: super::Because::Lease };
         self.decide_for(change, now, out);
-        if self.rules.beside_ollama && !vacant {
+        if self.must_vacate() && !vacant {
             return self.vacate(now, out);
         }
         self.restore = None;

@@ -34,7 +34,7 @@ impl Scheduler {
         self.restore = None;
         match tenant {
             Tenant::Ollama => self.open_ollama(now, out),
-            Tenant::Vllm(_) if self.rules.beside_ollama && !vacant => self.vacate(now, out),
+            Tenant::Vllm(_) if self.must_vacate() && !vacant => self.vacate(now, out),
             Tenant::Vllm(launch) => self.run(launch, now, out),
         }
     }
@@ -107,7 +107,7 @@ impl Scheduler {
         let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
         let grace = self.rules.abandoned_grace.filter(|_| !restored);
         let late = grace.is_some_and(|grace| since.saturating_add(grace) <= now);
-        if self.waiters.len() == 0 && !late {
+        if !self.waiters.iter().any(|w| self.competes(w)) && !late {
             return;
         }
         let (generation, tenant) = (*generation, launch.clone().into());

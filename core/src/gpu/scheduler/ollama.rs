@@ -23,6 +23,11 @@ impl Scheduler {
         self.serve(now, out);
     }
 
+    /// Whether Ollama must be gone before a vLLM starts.
+    pub(super) fn must_vacate(&self) -> bool {
+        self.rules.beside_ollama && !self.ollama_stays()
+    }
+
     /// Empty => Clearing: somebody wants to start a vLLM.
     pub(super) fn vacate(&mut self, now: Moment, out: &mut Vec<Effect>) {
         self.newest = Generation(self.newest.0 + 1);
@@ -40,6 +45,9 @@ impl Scheduler {
         now: Moment,
         out: &mut Vec<Effect>,
     ) {
+        if self.aside_vacated(generation, &given, out) {
+            return;
+        }
         let Some(clearing) = self.clearing_ollama() else { return };
         if clearing.generation != generation {
             return;
@@ -74,6 +82,7 @@ impl Scheduler {
 
     /// It is told again.
     pub(super) fn ollama_forgot(&self, out: &mut Vec<Effect>) {
+        self.aside_forgot(out);
         if let Some(clearing) = self.clearing_ollama() {
             out.push(Effect::Vacate(clearing.generation));
         }
@@ -81,7 +90,9 @@ impl Scheduler {
 
     /// Unknown => Resident: an earlier scheduler had given it the GPU.
     pub(super) fn ollama_in_use(&mut self, generation: Generation, in_flight: usize, now: Moment) {
-        if self.gpu == Gpu::Unknown {
+        if self.ollama_stays() {
+            self.aside_in_use(generation, in_flight);
+        } else if self.gpu == Gpu::Unknown {
             self.newest = self.newest.max(generation);
             let resident = Resident::new(generation, Tenant::Ollama, now, in_flight);
             self.gpu = Gpu::Resident(resident);

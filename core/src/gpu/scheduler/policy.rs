@@ -97,7 +97,8 @@ impl Scheduler {
             Gpu::Resident(resident) => Some(resident.tenant.id()),
             _ => None,
         };
-        self.waiters.iter().filter(move |w| id.as_ref().is_none_or(|id| !w.tenant.is(id)))
+        let other = move |w: &&Waiter| id.as_ref().is_none_or(|id| !w.tenant.is(id));
+        self.waiters.iter().filter(other).filter(|w| self.competes(w))
     }
 
     /// For whom an unused resident gives way now.
@@ -203,7 +204,8 @@ impl Scheduler {
     /// Who goes first where nothing is resident.
     pub(super) fn choose(&self, now: Moment) -> Option<&Waiter> {
         let by = |holds: &dyn Fn(&&Waiter) -> bool| {
-            self.waiters.iter().filter(holds).min_by_key(|w| self.place(w))
+            let competing = self.waiters.iter().filter(|w| self.competes(w));
+            competing.filter(holds).min_by_key(|w| self.place(w))
         };
         let decided = self.decided.as_ref().map(|decided| &decided.to);
         by(&|w| w.purpose == Purpose::Activate)

@@ -2,15 +2,19 @@
 //! supervisor and ledger.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod aside;
 mod changes;
 mod checks;
+mod counts;
 mod histories;
+mod history;
 mod leases;
 mod limits;
 mod machine;
 mod ollama;
 mod policy;
 mod rules;
+mod seeded;
 mod world;
 
 use std::sync::{Arc, LazyLock};
@@ -18,8 +22,8 @@ use std::sync::{Arc, LazyLock};
 use super::*;
 use crate::engine::testing::launches;
 use crate::engine::{Cause, EngineReport, Launch, Phase};
-use crate::gpu::Asker;
 use crate::gpu::lease::LeaseEffect;
+use crate::gpu::{Asker, Class, GpuBudget};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -51,6 +55,7 @@ fn rules() -> SchedulerRules {
         swap_drain: Some(s(30)),
         start_on_request: true,
         beside_ollama: false,
+        budget: GpuBudget::default(),
         lease_wait: false,
         lease_drain: Some(s(120)),
     }

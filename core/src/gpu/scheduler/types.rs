@@ -10,7 +10,7 @@ use super::why::Because;
 use crate::engine::lifecycle::Moment;
 use crate::engine::{Cause, EngineReport, Launch};
 use crate::gpu::lease::{Lease, LeaseAsk, LeaseEffect};
-use crate::gpu::{Class, Side, Tenant, TenantId};
+use crate::gpu::{Class, GpuBudget, Side, Tenant, TenantId};
 use crate::ids::{Generation, ModelName, Ticket};
 
 /// Bounds.
@@ -42,6 +42,8 @@ pub struct SchedulerRules {
     pub lease_drain: Option<Duration>,
     /// Ollama runs on this GPU: what it has loaded must be gone before a vLLM starts.
     pub beside_ollama: bool,
+    /// How many may be on it at once.
+    pub budget: GpuBudget,
 }
 
 impl SchedulerRules {

@@ -161,6 +161,12 @@ impl Scheduler {
         {
             return Some(Why::Leased(self.lease_owner().unwrap_or_default()));
         }
+        if let (false, Some((_, in_flight))) = (self.competes(waiter), self.beside()) {
+            return Some(match in_flight {
+                0 => Why::Leaving(TenantId::Ollama),
+                _ => Why::Draining(TenantId::Ollama, in_flight),
+            });
+        }
         Some(match &self.gpu {
             Gpu::Unknown | Gpu::Stuck(_) => Why::Unknown,
             Gpu::Empty => Why::Loading,

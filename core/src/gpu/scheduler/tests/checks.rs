@@ -1,6 +1,6 @@
 //! What must hold after every event: the invariants of DESIGN 3, each in a function.
 
-use super::world::{Person, World};
+use super::world::{Closed, Person, World};
 use super::*;
 use crate::gpu::lease::{Hold, LeaseEffect, LeaseOrder, LeaseOutcome};
 
@@ -51,7 +51,10 @@ impl World {
     }
 
     fn after(&mut self, before: &Before, event: &Event, effects: Vec<Effect>) {
-        self.log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
+        self.counts.note_event(event, &effects, self.core.gpu());
+        if let Some(log) = &mut self.log {
+            log.push(format!("{:?} {event:?} -> {effects:?}", self.now));
+        }
         self.check_leases(&effects);
         self.check_swaps(before, event, &effects);
         self.check_background(before, &effects);
@@ -64,6 +67,7 @@ impl World {
         self.carry_out(effects);
         self.note_closing(granted);
         self.note_alone();
+        self.note_awaited();
         self.check_queue();
     }
 
@@ -177,10 +181,11 @@ impl World {
             // Ollama is there wherever nothing else is.
             assert!(!for_it.is_empty() || *to == TenantId::Ollama, "nobody wants {to}");
             let rules = &self.setting.rules;
+            let pinned = self.pinned(&before.gpu);
             let due = |p: &&Person| {
                 let cost = self.core.costs.swap(from.as_ref(), to).unwrap_or_default();
                 let bound = rules.bounds().of(p.who.class).saturating_sub(cost);
-                p.arrived + bound <= self.now
+                !pinned && p.arrived + bound <= self.now
             };
             // One that is gone by itself is taken from nobody.
             let (Gpu::Resident(resident), Some(_)) = (&before.gpu, from) else { continue };
@@ -189,6 +194,7 @@ impl World {
             }
             let last = self.interactive.get(&resident.generation);
             let quiet = last.is_none_or(|last| *last + rules.background_idle <= self.now);
+            assert!(!pinned, "background work took the GPU from {:?}", resident.tenant.id());
             assert!(quiet, "background work took the GPU {last:?} after interactive work");
         }
     }
@@ -228,6 +234,22 @@ impl World {
         }
     }
 
+    /// Whoever waits for a lease waits no longer than its bound for what runs, whyever that closed.
+    fn note_awaited(&mut self) {
+        self.awaited = match (self.core.hold(), self.core.gpu()) {
+            (Hold::Acquiring { .. }, Gpu::Resident(r))
+                if r.in_flight > 0 && !self.cut.contains(&r.generation) =>
+            {
+                let since = self.awaited.filter(|(of, _)| *of == r.generation);
+                since.or(Some((r.generation, self.now)))
+            }
+            _ => None,
+        };
+        if let (Some((of, since)), Some(drain)) = (self.awaited, self.setting.rules.lease_drain) {
+            assert!(since + drain > self.now, "{of} runs since {since:?}, and a lease is wanted");
+        }
+    }
+
     /// For a model in a crash loop nothing is started, stopped or kept waiting, but by hand.
     fn check_broken(&self, effects: &[Effect]) {
         let broken = |id: &TenantId| {
@@ -245,7 +267,8 @@ impl World {
                 _ => {}
             }
         }
-        for waiter in self.core.waiting().filter(|w| w.purpose == Purpose::Request) {
+        // Who waits for the end of a lease may see the end of the crash loop before.
+        for waiter in self.core.waiters.iter().filter(|w| w.purpose == Purpose::Request) {
             let id = waiter.tenant.id();
             let comes = self.core.serves(&id) || self.core.waiters.asked_by_hand(&id);
             assert!(
@@ -263,8 +286,12 @@ impl World {
             let since = match &before.gpu {
                 Gpu::Clearing(clearing) => clearing.since + s(2),
                 _ if self.forced == Some(*generation) => continue,
-                _ => match (self.closed, self.setting.rules.swap_drain) {
-                    (Some((of, since)), Some(drain)) if of == *generation => since + drain,
+                _ => match self.closed {
+                    Some(Closed { generation: of, until: Some(until), .. })
+                        if of == *generation =>
+                    {
+                        until
+                    }
                     other => panic!("cut of {generation}: {other:?}"),
                 },
             };
@@ -272,15 +299,30 @@ impl World {
         }
     }
 
-    /// Who is let in before the one it closes for has as much time as all others.
+    /// Who is let in before the one it closes for has as much time as all others; who wants a lease
+    /// has his own limit. An order in peace gives no more time than there was, and no more than a
+    /// lease does that is asked for meanwhile.
     fn note_closing(&mut self, granted: bool) {
-        self.closed = match self.core.gpu() {
-            Gpu::Resident(r) if r.closing.is_some() => self
-                .closed
-                .filter(|(of, _)| *of == r.generation && !granted)
-                .or(Some((r.generation, self.now))),
-            _ => None,
+        let Gpu::Resident(Resident { generation, closing: Some(closing), .. }) = self.core.gpu()
+        else {
+            self.closed = None;
+            return;
         };
+        let (generation, cause) = (*generation, closing.cause);
+        let (for_lease, ordered) = (cause == ClosingCause::Lease, cause == ClosingCause::Order);
+        let goes_on = |c: &Closed| {
+            c.generation == generation && !granted && (ordered || c.for_lease == for_lease)
+        };
+        let rules = &self.setting.rules;
+        let after = |drain: Option<Duration>| Some(self.now + drain?);
+        let usual = if for_lease { rules.lease_drain } else { rules.swap_drain };
+        let begins = Closed { generation, for_lease, until: after(usual) };
+        let mut closed = self.closed.filter(goes_on).unwrap_or(begins);
+        if ordered && matches!(self.core.hold(), Hold::Acquiring { .. }) {
+            let both = closed.until.into_iter().chain(after(rules.lease_drain));
+            closed.until = both.min();
+        }
+        self.closed = Some(closed);
     }
 
     /// Invariants 3 and 4: only those who asked, only by what serves, the batch first, and no
@@ -337,7 +379,7 @@ impl World {
                 let overtaken = self.core.waiters.iter().find(|w| {
                     !w.tenant.is(&person.model)
                         && self.core.place(w) < place
-                        && self.bound_of(w) <= self.now
+                        && self.bound_of(w).is_some_and(|bound| bound <= self.now)
                 });
                 let overtaken = overtaken.map(|w| self.core.place(w));
                 assert_eq!(overtaken, None, "overtaken by {person:?}");
@@ -364,11 +406,24 @@ impl World {
         (person.purpose, bound, ticket)
     }
 
-    /// When it must have its turn.
-    fn bound_of(&self, waiter: &Waiter) -> Moment {
+    /// When it must have its turn, if ever.
+    fn bound_of(&self, waiter: &Waiter) -> Option<Moment> {
+        let class = waiter.who.class;
         match waiter.purpose {
-            Purpose::Activate => waiter.arrived,
-            Purpose::Request => waiter.arrived + self.setting.rules.bounds().of(waiter.who.class),
+            Purpose::Activate => Some(waiter.arrived),
+            Purpose::Request if class == Class::Background && self.pinned(self.core.gpu()) => None,
+            Purpose::Request => Some(waiter.arrived + self.setting.rules.bounds().of(class)),
+        }
+    }
+
+    /// Whether a lease, if there is one, lets it through: then a load of its model is for it.
+    fn lets_in(&self, person: &Person) -> bool {
+        match self.core.hold() {
+            Hold::Free => true,
+            Hold::Acquiring { .. } => false,
+            Hold::Held { lease, .. } => {
+                person.who.pass.as_ref().is_some_and(|pass| pass.is(&lease.token))
+            }
         }
     }
 
@@ -390,6 +445,7 @@ impl World {
                     let loads = loaded && own(&before.gpu) && own(self.core.gpu());
                     let aside = before.all.iter().any(|w| w.ticket == *ticket)
                         && !before.queue.iter().any(|w| w.ticket == *ticket);
+                    let aside = aside || !self.lets_in(person);
                     assert!(!loads || aside, "its own model loads");
                     assert_eq!(*waited, person.waited(self.now));
                     let limit = rules.max_wait.unwrap().max(person.waited(person.asked));

@@ -1,38 +1,12 @@
-//! Random histories. What must hold after each event is in `checks`.
+//! Random histories, drawn by proptest. What must hold after each event is in `checks`.
 
 use proptest::prelude::*;
 
+use super::history::{SERVICE, Step, ends_well, live, nobody_waits_too_long, patient};
 use super::world::{Setting, World};
 use super::*;
 use crate::gpu::ClientId;
-use crate::gpu::lease::LeaseOrder;
-
-#[derive(Debug, Clone)]
-enum Step {
-    Arrive { model: usize, service: u64, who: Asker },
-    Hand(usize),
-    Leave(usize),
-    Pass(u64),
-    Leap(u64),
-    Stop { side: Side, force: bool },
-    OllamaStays(bool),
-    NewAsker,
-    Foreign,
-    Crash,
-    FailNext,
-    Deaf(bool),
-    Immortal(bool),
-    NewSupervisor { knows: bool, wanted: bool },
-    NewScheduler,
-    OldNews(usize),
-    Lease { ttl: u64, restart: bool },
-    LeaveLease,
-    Renew,
-    Release,
-    Force { max_age: Option<u64> },
-}
-
-const SERVICE: u64 = 10_000;
+use crate::gpu::lease::LeaseAsk;
 
 fn asker() -> impl Strategy<Value = Asker> {
     let class = prop_oneof![3 => Just(Class::Interactive), 1 => Just(Class::Background)];
@@ -56,6 +30,11 @@ fn arrival() -> impl Strategy<Value = Step> {
 
 fn passing() -> impl Strategy<Value = Step> {
     prop_oneof![(0..50u64), (0..3000u64), (0..30_000u64)].prop_map(Step::Pass)
+}
+
+fn keep() -> impl Strategy<Value = Keep> {
+    let idle_unload = prop_oneof![Just(None), (0..20_000u64).prop_map(|millis| Some(ms(millis)))];
+    (idle_unload, any::<bool>()).prop_map(|(idle_unload, pinned)| Keep { idle_unload, pinned })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -82,6 +61,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::NewScheduler),
         2 => any::<usize>().prop_map(Step::OldNews),
         1 => (1..60_000u64, any::<bool>()).prop_map(|(ttl, restart)| Step::Lease { ttl, restart }),
+        1 => any::<bool>().prop_map(Step::StartOnRequest),
+        1 => (0..MODELS.len(), proptest::option::of(keep())).prop_map(|(model, keep)| Step::Keep {
+            model,
+            keep,
+        }),
         1 => prop_oneof![
             Just(Step::LeaveLease),
             Just(Step::Renew),
@@ -140,6 +124,7 @@ fn setting() -> impl Strategy<Value = Setting> {
                 abandoned_grace: grace,
                 start_on_request,
                 beside_ollama,
+                budget: GpuBudget::default(),
             }
         },
     );
@@ -154,99 +139,67 @@ fn setting() -> impl Strategy<Value = Setting> {
     )
 }
 
-fn take(world: &mut World, step: &Step) {
-    match *step {
-        Step::Arrive { model, service, ref who } => {
-            let pass = who.pass.as_ref().map(|_| world.token());
-            let who = Asker { pass, ..who.clone() };
-            world.arrive_as(model, Purpose::Request, ms(service), who);
-        }
-        Step::Lease { ttl, restart } => world.ask_lease(ms(ttl), restart),
-        Step::LeaveLease => world.leave_lease(),
-        Step::Renew => world.lease_order(LeaseOrder::Renew { token: world.token(), ttl: None }),
-        Step::Release => {
-            let restart_model = None;
-            world.lease_order(LeaseOrder::Release { token: world.token(), restart_model });
-        }
-        Step::Force { max_age } => {
-            let (token, owner, restart_model) = (None, None, Some(true));
-            let max_age = max_age.map(ms);
-            world.lease_order(LeaseOrder::Force { token, owner, max_age, restart_model });
-        }
-        Step::Hand(model) => world.arrive(model, Purpose::Activate, Duration::ZERO),
-        Step::Leave(at) => world.leave(at),
-        Step::Pass(millis) => world.pass(ms(millis), false),
-        Step::Leap(millis) => world.pass(ms(millis), true),
-        Step::Stop { side, force } => world.tell(&Event::Deactivate { side, force }),
-        Step::OllamaStays(stays) => world.ollama.stays = stays,
-        Step::NewAsker => world.new_asker(),
-        Step::Foreign => world.foreign(),
-        Step::Crash => world.crash(),
-        Step::FailNext => world.fail_next = true,
-        Step::Deaf(deaf) => world.deaf = deaf,
-        Step::Immortal(immortal) => world.immortal = immortal,
-        Step::NewSupervisor { knows, wanted } => world.new_supervisor(knows, wanted),
-        Step::NewScheduler => world.new_scheduler(),
-        Step::OldNews(at) => world.hear_old_news(at),
-    }
+// What random histories have found, by example.
+
+/// The order gave all the time in the world to what ran, and the lease's own limit did not count.
+#[test]
+fn an_order_to_stop_in_peace_keeps_no_lease_waiting_beyond_its_limit() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.core.rules.swap_drain = None;
+    bench.admit(1, "a");
+    let (side, began) = (Side::Vllm, bench.now);
+    assert_eq!(told(&bench.on(Event::Deactivate { side, force: false })), "");
+    assert_eq!(bench.core.next_tick(), None);
+    bench.now += s(1);
+    let (token, owner) = ("token".into(), "somebody".to_owned());
+    let ask = LeaseAsk { ticket: t(2), token, owner, restart_model: false, ttl: s(60) };
+    assert_eq!(told(&bench.on(Event::Lease(ask))), "");
+    assert_eq!(told(&bench.tick_at(began + s(121))), "cut 1");
+    assert_eq!(told(&bench.on(Event::Tick)), "", "once");
 }
 
-fn live(setting: &Setting, steps: &[Step]) -> World {
-    let mut world = World::new(setting.clone());
-    for step in steps {
-        take(&mut world, step);
-    }
-    world
+/// It has to be started again, and what it did before would have refused that start.
+#[test]
+fn who_asks_by_hand_for_a_resident_that_is_about_to_go_pardons_it() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    assert_eq!(bench.activate(1, "a"), [Effect::Activated(t(1))], "it is there");
+    bench.admit(2, "a");
+    bench.on(Event::Deactivate { side: Side::Vllm, force: false });
+    assert_eq!(bench.activate(3, "a"), [Effect::Pardon("a".into())]);
+    // Nor does it serve who comes behind somebody that it closes for.
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    assert_eq!(bench.activate(3, "a"), [Effect::Pardon("a".into())]);
+}
+
+/// Enough for an ordinary run; `PROPTEST_CASES` may ask for more.
+fn cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.max(2000), ..usual }
 }
 
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn every_history_keeps_the_invariants_and_ends_with_an_empty_queue(
         setting in setting(),
         steps in proptest::collection::vec(step(), 0..60),
     ) {
-        let mut world = live(&setting, &steps);
-        world.settle();
-        prop_assert!(world.waiting.is_empty(), "{:?} while {:?}", world.waiting, world.core.gpu());
-        prop_assert!(world.lease_asks.is_empty() && world.lease.is_none(), "{:?}", world.core.hold());
-        // And it still serves: by hand, for that works with all rules. Once the time may run out
-        // while another model goes.
-        for _ in 0..2 {
-            world.arrive(1, Purpose::Activate, Duration::ZERO);
-            world.settle();
-        }
-        let there = matches!(world.core.gpu(), Gpu::Resident(r) if r.tenant.is(&model("b")));
-        let there = there || setting.rules.idle_unload.is_some() && *world.core.gpu() == Gpu::Empty;
-        prop_assert!(there, "{:?}", world.core.gpu());
-        world.tell(&Event::Drain);
-        world.arrive(0, Purpose::Request, Duration::ZERO);
-        prop_assert!(world.waiting.is_empty());
+        let mut world = World::new(setting);
+        live(&mut world, &steps);
+        ends_well(&mut world);
     }
 
-    /// Once a request has waited for its bound, nothing that comes later goes before it. By then its
-    /// own model may just close; so each of the three models, and Ollama, uses its turn to the end, and
-    /// the GPU changes hands four times. One who leaves may have begun another turn, or a load.
     #[test]
     fn nobody_waits_longer_than_his_bound_because_of_others(
         setting in setting(),
         steps in proptest::collection::vec(calm_step(), 0..80),
     ) {
-        let mut setting = setting;
-        setting.rules.max_wait = None;
-        setting.rules.start_on_request = true;
-        setting.rules.max_concurrent = None;
-        setting.rules.idle_unload = None;
-        let mut world = live(&setting, &steps);
-        world.settle();
-        let load = setting.loads.iter().max().unwrap();
-        let unload = setting.unload + setting.delay * 2;
-        let change = setting.stop.min(s(3)) + *load + unload + setting.delay * 6 + ms(100);
-        let service = ms(SERVICE);
-        let drain = setting.rules.swap_drain.map_or(service, |drain| drain.min(service)) + ms(10);
-        let leaves = steps.iter().filter(|step| matches!(step, Step::Leave(_))).count();
-        let leaves = u32::try_from(leaves).unwrap();
-        let bound = (change + drain) * (4 + leaves);
-        prop_assert!(world.longest <= bound, "{:?} > {bound:?}", world.longest);
+        let mut world = World::new(patient(setting));
+        live(&mut world, &steps);
+        nobody_waits_too_long(&mut world, &steps);
     }
 
     #[test]
@@ -254,6 +207,11 @@ proptest! {
         setting in setting(),
         steps in proptest::collection::vec(step(), 0..60),
     ) {
-        prop_assert_eq!(live(&setting, &steps).log, live(&setting, &steps).log);
+        let log = || {
+            let mut world = World::that_tells(setting.clone());
+            live(&mut world, &steps);
+            world.log
+        };
+        prop_assert_eq!(log(), log());
     }
 }

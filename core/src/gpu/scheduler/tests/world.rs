@@ -3,8 +3,9 @@
 //!
 //! Every event goes through [`World::tell`]; what must hold then is in `checks`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::counts::Counts;
 use super::*;
 use crate::engine::lifecycle::{
     BreakerRules, Engine, Event as Fact, Goal, Lifecycle, LifecycleRules, State,
@@ -69,6 +70,15 @@ pub(super) struct Job {
     pub(super) person: Person,
 }
 
+/// A resident that takes nothing new.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    pub(super) generation: Generation,
+    pub(super) for_lease: bool,
+    /// Not before this is cut what still runs; `None`: never.
+    pub(super) until: Option<Moment>,
+}
+
 /// What comes at its moment.
 #[derive(Debug, Clone)]
 pub(super) enum Todo {
@@ -105,15 +115,21 @@ pub(super) struct World {
     pub(super) fail_next: bool,
     pub(super) deaf: bool,
     pub(super) immortal: bool,
-    pub(super) log: Vec<String>,
+    /// Each event with its effects, if somebody reads it: to write it takes longer than all else.
+    pub(super) log: Option<Vec<String>>,
+    pub(super) counts: Counts,
+    /// What the entries of models say.
+    pub(super) keeps: HashMap<ModelName, Keep>,
     /// Reports that were delivered since a supervisor or a scheduler began.
     pub(super) heard: Vec<EngineReport>,
     /// The engine that lives.
     pub(super) live: Option<Generation>,
     pub(super) cut: BTreeSet<Generation>,
-    /// Since when the resident takes nothing new, and whether force was ordered.
-    pub(super) closed: Option<(Generation, Moment)>,
+    /// The resident that takes nothing new, and whether force was ordered.
+    pub(super) closed: Option<Closed>,
     pub(super) forced: Option<Generation>,
+    /// The start that is in use while somebody waits for a lease, and since when.
+    pub(super) awaited: Option<(Generation, Moment)>,
     /// The load that nobody waits for, and since when.
     pub(super) alone: Option<(Generation, Moment)>,
     /// What the scheduler knows is from before the last order that was sent.
@@ -157,12 +173,15 @@ impl World {
             fail_next: false,
             deaf: false,
             immortal: false,
-            log: Vec::new(),
+            log: None,
+            counts: Counts::default(),
+            keeps: HashMap::new(),
             heard: Vec::new(),
             live: None,
             cut: BTreeSet::new(),
             closed: None,
             forced: None,
+            awaited: None,
             alone: None,
             blind: false,
             supervisor: Lifecycle::new(bounds()),
@@ -180,6 +199,11 @@ impl World {
         };
         world.send_report(true);
         world
+    }
+
+    /// One that writes down what happens.
+    pub(super) fn that_tells(setting: Setting) -> Self {
+        World { log: Some(Vec::new()), ..World::new(setting) }
     }
 
     pub(super) fn in_flight(&self, generation: Generation) -> usize {
@@ -355,9 +379,11 @@ impl World {
     /// It dies with its queue; those who waited ask the next one.
     pub(super) fn new_scheduler(&mut self) {
         self.core = Scheduler::new(self.setting.rules.clone(), self.used);
+        self.core.keep(Arc::new(self.keeps.clone()));
         self.heard.clear();
         self.blind = true;
-        (self.closed, self.forced, self.alone) = (None, None, None);
+        (self.closed, self.forced) = (None, None);
+        (self.awaited, self.alone) = (None, None);
         self.interactive.clear();
         let waiting = std::mem::take(&mut self.waiting);
         self.ollama.asked = None;
@@ -376,6 +402,31 @@ impl World {
             self.ask_lease(s(20), true);
         }
         self.send_report(false);
+    }
+
+    // Settings that change.
+
+    pub(super) fn start_on_request(&mut self, may: bool) {
+        self.setting.rules.start_on_request = may;
+        self.core.start_on_request(may);
+        self.tell(&Event::Tick);
+    }
+
+    /// The entry of a model says how it is kept, or does not any more.
+    pub(super) fn keep(&mut self, model: &str, keep: Option<Keep>) {
+        match keep {
+            Some(keep) => self.keeps.insert(model.into(), keep),
+            None => self.keeps.remove(&ModelName::from(model)),
+        };
+        self.core.keep(Arc::new(self.keeps.clone()));
+        self.tell(&Event::Tick);
+    }
+
+    /// Whether background work may not have the GPU for now.
+    pub(super) fn pinned(&self, gpu: &Gpu) -> bool {
+        let Gpu::Resident(resident) = gpu else { return false };
+        let launch = resident.tenant.launch();
+        launch.and_then(|launch| self.keeps.get(&launch.model)).is_some_and(|keep| keep.pinned)
     }
 
     // Time.
@@ -459,6 +510,10 @@ impl World {
     pub(super) fn settle(&mut self) {
         (self.deaf, self.immortal, self.fail_next) = (false, false, false);
         self.ollama.stays = false;
+        // Whoever is pinned gives way to no background work, however long it waits.
+        self.keeps.clear();
+        self.core.keep(Arc::default());
+        self.tell(&Event::Tick);
         self.pass(s(1800), false);
     }
 

@@ -1,0 +1,91 @@
+//! Who is let into the queue, and who is refused at once.
+//!
+//! Owns: the order in which that is found out. Must never do: grant; whoever is let in is served by
+//! what follows ([`turns`](super::turns)).
+
+use super::{Broken, Effect, Gpu, Purpose, Refusal, Scheduler, Stuck, Waiter};
+use crate::engine::lifecycle::Moment;
+use crate::gpu::{Class, Tenant, TenantId};
+use crate::ids::ModelName;
+
+impl Scheduler {
+    pub(super) fn admit(&mut self, waiter: Waiter, now: Moment, out: &mut Vec<Effect>) {
+        let ticket = waiter.ticket;
+        if self.draining {
+            return out.push(Effect::Refuse(ticket, Refusal::Draining));
+        }
+        if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu
+            && self.competes(&waiter)
+        {
+            return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
+        }
+        let id = waiter.tenant.id();
+        let there = self.serves(&id) || self.waiters.asked_by_hand(&id);
+        let resident = matches!(&self.gpu, Gpu::Resident(resident) if resident.tenant.is(&id));
+        if let TenantId::Model(model) = &id
+            && waiter.purpose == Purpose::Activate
+            && !resident
+        {
+            self.pardon(model.clone(), out);
+        }
+        if !there && let Some(broken) = self.broken(&waiter.tenant, now) {
+            return out.push(Effect::Refuse(ticket, Refusal::Failed(broken.cause(now))));
+        }
+        if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
+            return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
+        }
+        // What is due in this very moment comes first, although its tick is only on its way.
+        self.expire(now, out);
+        self.open_or_close(now);
+        // Who is granted at once takes no place in the queue.
+        let at_once = self.passes(&waiter)
+            && self.has_room()
+            && self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
+        let at_once = at_once || (self.passes(&waiter) && self.takes_aside(&waiter));
+        let waiting = self.waiters.len() + self.parked.len();
+        if !at_once && waiting >= self.rules.max_queue {
+            let retry_after = self.expected_wait(now);
+            return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
+        }
+        // A resident that is about to go serves it no more: it needs a start as well.
+        if let TenantId::Model(model) = &id
+            && waiter.purpose == Purpose::Activate
+            && resident
+            && !at_once
+        {
+            self.pardon(model.clone(), out);
+        }
+        if waiter.purpose == Purpose::Request
+            && waiter.who.class == Class::Interactive
+            && waiter.refused_by.is_none()
+        {
+            self.costs.asked(&id, now);
+        }
+        self.waiters.insert(waiter, self.rules.bounds());
+    }
+
+    /// Asked for by hand: what it did before does not count.
+    pub(super) fn pardon(&mut self, model: ModelName, out: &mut Vec<Effect>) {
+        self.broken.retain(|broken| broken.launch.model != model);
+        out.push(Effect::Pardon(model));
+    }
+
+    /// The crash loop that a launch is in just now.
+    pub(super) fn broken(&self, tenant: &Tenant, now: Moment) -> Option<&Broken> {
+        let launch = tenant.launch()?;
+        self.broken.iter().find(|broken| broken.launch == *launch && broken.until > now)
+    }
+
+    /// Whether a model is resident, loads, or may be (nothing is known yet). Ollama needs no start:
+    /// where nothing else is, it is there.
+    pub(super) fn serves(&self, id: &TenantId) -> bool {
+        match &self.gpu {
+            _ if *id == TenantId::Ollama && self.ollama_stays() => true,
+            Gpu::Unknown => true,
+            Gpu::Loading(_, launch, _) => TenantId::from(&**launch) == *id,
+            Gpu::Resident(resident) => resident.tenant.is(id),
+            Gpu::Empty | Gpu::Clearing(_) => *id == TenantId::Ollama,
+            Gpu::Stuck(_) => false,
+        }
+    }
+}
