@@ -115,13 +115,31 @@ fn an_engine_that_dies_is_told_with_what_it_died_of() {
 }
 
 #[test]
+fn orders_by_hand_are_told_as_such() {
+    let engined = Engines::two().start();
+    let mut listener = listen(&engined);
+    engined.order("activate", json!({"model": "tiny-a", "wait": true}));
+    assert_eq!(listener.until("swap_begins", any)["reason"], "manual");
+    listener.until("swap_done", |done| done["reason"] == "manual");
+    engined.order("deactivate", json!({}));
+    let leaves = listener.until("swap_begins", any);
+    assert_eq!((&leaves["reason"], &leaves["to"]), (&json!("manual"), &Value::Null));
+    listener.until("resident", |event| event["state"] == "empty");
+}
+
+#[test]
 fn leases_and_the_registry_are_told() {
     let engined = Engines::two().start();
     let mut listener = listen(&engined);
     let post = |path: &str, body: Value| {
         Ask::post(&format!("/v1/gpu/{path}"), &body).reply(engined.daemon.addr()).json()
     };
+    engined.assert_answers("tiny-a");
+    listener.until("swap_done", any);
     let token = post("lease", json!({"owner": "judge", "ttl_s": 60}))["token"].clone();
+    let leaves = listener.until("swap_begins", any);
+    assert_eq!((&leaves["from"], &leaves["to"]), (&json!("tiny-a"), &Value::Null));
+    assert_eq!(leaves["reason"], "lease");
     let granted = listener.until("lease", any);
     assert_eq!((&granted["state"], &granted["owner"]), (&json!("granted"), &json!("judge")));
     assert!(granted["expires_at"].is_f64() && granted.get("token").is_none(), "{granted}");

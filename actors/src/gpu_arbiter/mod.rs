@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Infeasible, Keep, Purpose, Scheduler, SchedulerRules, Waiter, Why,
+    Effect, Event, Gpu, Infeasible, Keep, Purpose, Reason, Scheduler, SchedulerRules, Waiter, Why,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
@@ -216,7 +216,12 @@ impl GpuArbiter {
                 self.swap_begins(from, to, reason, because);
             }
             Effect::Unload { of, reason } => {
-                let because = "nobody had used it for its idle_unload_s".to_owned();
+                let because = match reason {
+                    Reason::Idle => "nobody had used it for its idle_unload_s",
+                    Reason::Manual => "somebody ordered it by hand",
+                    Reason::Lease | Reason::Request => "somebody leases the GPU",
+                };
+                let because = because.to_owned();
                 self.swap_begins(Some(of.to_string()), None, reason, because);
             }
             Effect::SwapDone { to, reason, took } => self.swap_done(&to, reason, took),

@@ -267,8 +267,9 @@ impl Scheduler {
         }
         match &mut self.gpu {
             Gpu::Loading(generation, launch, _) => {
-                let (generation, tenant) = (*generation, launch.clone().into());
+                let (generation, tenant) = (*generation, Tenant::Vllm(launch.clone()));
                 self.decided = None;
+                out.push(Effect::Unload { of: tenant.id(), reason: Reason::Manual });
                 self.clear(generation, tenant, now, out);
             }
             Gpu::Resident(resident) => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Closing, ClosingCause, Effect, Gpu, Refusal, Scheduler, Waiter};
+use super::{Closing, ClosingCause, Effect, Gpu, Reason, Refusal, Scheduler, Waiter};
 use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
 use crate::gpu::lease::{Hold, Lease, LeaseAsk, LeaseEffect, LeaseEnd, LeaseOrder, LeaseOutcome};
@@ -234,8 +234,9 @@ impl Scheduler {
                 return false;
             }
             Gpu::Loading(generation, launch, _) => {
-                let (generation, tenant) = (*generation, launch.clone().into());
+                let (generation, tenant) = (*generation, Tenant::Vllm(launch.clone()));
                 self.decided = None;
+                out.push(Effect::Unload { of: tenant.id(), reason: Reason::Lease });
                 self.clear(generation, tenant, now, out);
             }
             Gpu::Resident(resident) => {
@@ -247,6 +248,7 @@ impl Scheduler {
                     self.cut_drain(now, out);
                 } else {
                     let (generation, tenant) = (resident.generation, resident.tenant.clone());
+                    out.push(Effect::Unload { of: tenant.id(), reason: Reason::Lease });
                     self.clear(generation, tenant, now, out);
                 }
             }
@@ -307,7 +309,7 @@ impl Scheduler {
     pub(super) fn load_saved(&mut self, vacant: bool, now: Moment, out: &mut Vec<Effect>) {
         let Some(launch) = self.restore.clone() else { return };
         let tenant = Tenant::Vllm(launch.clone());
-        let (to, reason) = (tenant.id(), super::Reason::Lease);
+        let (to, reason) = (tenant.id(), Reason::Lease);
         let change = super::policy::Change { to, reason, because: super::Because::Lease };
         self.decide_for(change, now, out);
         if self.must_vacate() && !vacant {

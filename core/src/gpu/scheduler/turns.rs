@@ -32,7 +32,9 @@ impl Scheduler {
         match why {
             Goes::For(change) => self.decide_for(change, now, out),
             Goes::Unused => out.push(Effect::Unload { of: tenant.id(), reason: Reason::Idle }),
-            Goes::Ordered => {}
+            Goes::Ordered => {
+                out.push(Effect::Unload { of: tenant.id(), reason: Reason::Manual });
+            }
         }
         self.clear(generation, tenant, now, out);
     }

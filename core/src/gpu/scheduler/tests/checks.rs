@@ -148,7 +148,9 @@ impl World {
                             || fresh
                             || ordered
                             || *self.core.hold() != Hold::Free
-                            || effects.iter().any(|e| matches!(e, Effect::Unload { .. }))
+                            || effects
+                                .iter()
+                                .any(|e| matches!(e, Effect::Unload { reason: Reason::Idle, .. }))
                             || !matches!(&before.gpu, Gpu::Resident(r) if r.tenant != Tenant::Ollama)
                             || asked_by_hand(&|_| true),
                         "a request stopped {generation}"
@@ -203,7 +205,9 @@ impl World {
     fn check_abandoned(&self, before: &Before, event: &Event, effects: &[Effect]) {
         let Gpu::Loading(of, launch, _) = &before.gpu else { return };
         let stops = effects.contains(&Effect::Stop(*of));
-        let unused = effects.iter().any(|effect| matches!(effect, Effect::Unload { .. }));
+        let unused = effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Unload { reason: Reason::Idle, .. }));
         let leased = *self.core.hold() != Hold::Free;
         let ordered = matches!(event, Event::Deactivate { .. }) || unused || leased;
         let others = self.core.waiters.iter().any(|w| !w.tenant.is(&TenantId::from(&**launch)));

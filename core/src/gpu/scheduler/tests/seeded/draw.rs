@@ -137,11 +137,14 @@ fn rules(draw: &mut Draw) -> SchedulerRules {
 }
 
 fn setting(draw: &mut Draw) -> Setting {
+    // At its longest it is longer than a second try waits for news; with the longest unloading it
+    // is shorter than the shortest wait.
+    let delay = draw.one(&[20, 20, 20, 300]);
     let mut load = || if draw.yes(50) { ms(50) } else { draw.millis(8000) };
     Setting {
         loads: [load(), load(), load()],
         stop: draw.millis(2000),
-        delay: draw.millis(20),
+        delay: draw.millis(delay),
         unload: draw.millis(1500),
         rules: rules(draw),
     }
