@@ -183,6 +183,8 @@ fn ollama_gives_the_gpu_up_too() {
 fn everything_is_unloaded_by_hand() {
     let engined = Engines::two().start();
     engined.assert_answers("tiny-a");
+    // Its answer is there a moment before it is counted as ended.
+    eventually("nobody uses it", BOUND, || (engined.engine()["in_flight"] == 0).then_some(()));
     let reply = post(&engined, "unload_all", &json!({}));
     assert_eq!(reply.json()["vllm"], json!({"status": "stopping", "model": "tiny-a"}));
     assert_eq!(reply.json()["ollama"], json!({"status": "idle"}));
