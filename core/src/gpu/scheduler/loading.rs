@@ -60,6 +60,12 @@ impl Scheduler {
 
     /// Any => Loading, under a new number.
     pub(super) fn run(&mut self, launch: Arc<Launch>, now: Moment, out: &mut Vec<Effect>) {
+        // Since somebody asked by hand it may have failed for others, who hold a lease.
+        if self.waiters.asked_by_hand(&TenantId::from(&*launch))
+            && self.broken.iter().any(|broken| broken.launch.model == launch.model)
+        {
+            self.pardon(launch.model.clone(), out);
+        }
         self.newest = Generation(self.newest.0 + 1);
         self.alone = None;
         out.push(Effect::Run(self.newest, launch.clone()));

@@ -173,6 +173,20 @@ fn who_asks_by_hand_for_a_resident_that_is_about_to_go_pardons_it() {
     assert_eq!(bench.activate(3, "a"), [Effect::Pardon("a".into())]);
 }
 
+/// Meanwhile it may have failed for whoever holds a lease.
+#[test]
+fn what_a_model_did_since_somebody_asked_for_it_by_hand_is_pardoned_at_its_start() {
+    let mut bench = Bench::serving(rules(), "a", s(10));
+    bench.admit(1, "a");
+    bench.activate(2, "b");
+    assert_eq!(told(&bench.in_flight(1, 0)), "stop 1");
+    let (launch, until) = (launch("b"), bench.now + s(60));
+    let broken = vec![Broken { launch, failures: 3, cause: crashed(), until }];
+    let effects = bench.engine(EngineReport { broken, ..nothing(1) });
+    assert_eq!(effects[0], Effect::Pardon("b".into()));
+    assert_eq!(told(&effects), "run 2 b");
+}
+
 /// Enough for an ordinary run; `PROPTEST_CASES` may ask for more.
 fn cases() -> ProptestConfig {
     let usual = ProptestConfig::default();
