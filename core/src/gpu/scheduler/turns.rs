@@ -150,6 +150,8 @@ impl Scheduler {
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         let Waiter { arrived, purpose, who, .. } = waiter;
         if purpose == Purpose::Activate {
+            // Somebody means to work with it: background work does not take it from him at once.
+            self.costs.worked(&resident.tenant.id(), now);
             return out.push(Effect::Activated(ticket));
         }
         resident.in_flight += 1;

@@ -1,5 +1,7 @@
 //! What must hold after every event: the invariants of DESIGN 3, each in a function.
 
+mod queue;
+
 use super::world::{Closed, Person, World};
 use super::*;
 use crate::gpu::lease::{Hold, LeaseEffect, LeaseOrder, LeaseOutcome};
@@ -10,6 +12,8 @@ struct Before {
     queue: Vec<Waiter>,
     /// Those too who wait for the end of a lease.
     all: Vec<Waiter>,
+    /// When what uses Ollama beside a vLLM is cut.
+    cut_beside: Option<Moment>,
 }
 
 impl Before {
@@ -18,6 +22,7 @@ impl Before {
             gpu: core.gpu().clone(),
             queue: core.waiters.iter().cloned().collect(),
             all: core.waiting().cloned().collect(),
+            cut_beside: core.aside_cut_at(),
         }
     }
 }
@@ -26,10 +31,12 @@ impl World {
     /// An event for the scheduler, its effects, and whether all is as it must be.
     pub(super) fn tell(&mut self, event: &Event) {
         let before = Before::of(&self.core);
-        if let Event::Deactivate { force: true, side } = event
-            && self.core.side() == Some(*side)
-        {
-            self.forced = self.core.believed();
+        if let Event::Deactivate { force: true, side } = event {
+            if *side == Side::Ollama && self.core.ollama_stays() {
+                self.forced = self.core.beside().map(|(generation, _)| generation);
+            } else if self.core.side() == Some(*side) {
+                self.forced = self.core.believed();
+            }
         }
         let effects = self.core.on(event.clone(), self.now);
         self.after(&before, event, effects);
@@ -63,7 +70,9 @@ impl World {
         self.check_cuts(before, &effects);
         self.check_grants(before, event, &effects);
         self.check_refusals(before, &effects);
-        let granted = effects.iter().any(|effect| matches!(effect, Effect::Grant { .. }));
+        let beside = |tenant: &Tenant| *tenant == Tenant::Ollama && self.core.ollama_stays();
+        let granted =
+            effects.iter().any(|e| matches!(e, Effect::Grant { tenant, .. } if !beside(tenant)));
         self.carry_out(effects);
         self.note_closing(granted);
         self.note_alone();
@@ -83,6 +92,7 @@ impl World {
                     assert!(self.live.is_none() || self.blind, "beside {:?}", self.live);
                     let ollama = self.ollama.loaded && self.setting.rules.beside_ollama;
                     assert!(!ollama, "beside Ollama");
+                    assert_eq!(self.core.beside(), None, "beside Ollama");
                     held = Some(lease);
                 }
                 effect if ended(effect) => held = None,
@@ -132,7 +142,7 @@ impl World {
                             || asked_by_hand(&|id| *id == TenantId::from(&**launch)),
                         "a request started {generation}"
                     );
-                    let alone = !self.ollama.loaded || !self.setting.rules.beside_ollama;
+                    let alone = !self.ollama.loaded || !self.core.must_vacate();
                     assert!(alone, "start {generation} beside Ollama");
                 }
                 Effect::Stop(generation) => {
@@ -157,7 +167,7 @@ impl World {
                     );
                 }
                 Effect::Open(generation) => {
-                    let alone = self.live.is_none() || self.blind;
+                    let alone = self.live.is_none() || self.blind || self.core.ollama_stays();
                     assert!(alone, "open {generation} beside {:?}", self.live);
                 }
                 Effect::Vacate(generation) => {
@@ -190,7 +200,10 @@ impl World {
                 !pinned && p.arrived + bound <= self.now
             };
             // One that is gone by itself is taken from nobody.
-            let (Gpu::Resident(resident), Some(_)) = (&before.gpu, from) else { continue };
+            let (Gpu::Resident(resident), Some(from)) = (&before.gpu, from) else { continue };
+            if !resident.tenant.is(from) {
+                continue;
+            }
             if for_it.iter().any(|p| p.is_interactive() || due(p)) {
                 continue;
             }
@@ -210,7 +223,8 @@ impl World {
             .any(|effect| matches!(effect, Effect::Unload { reason: Reason::Idle, .. }));
         let leased = *self.core.hold() != Hold::Free;
         let ordered = matches!(event, Event::Deactivate { .. }) || unused || leased;
-        let others = self.core.waiters.iter().any(|w| !w.tenant.is(&TenantId::from(&**launch)));
+        let mut competing = self.core.waiters.iter().filter(|w| self.core.competes(w));
+        let others = competing.any(|w| !w.tenant.is(&TenantId::from(&**launch)));
         if !stops || ordered || others {
             return;
         }
@@ -287,6 +301,12 @@ impl World {
     fn check_cuts(&self, before: &Before, effects: &[Effect]) {
         for effect in effects {
             let Effect::Cut(generation) = effect else { continue };
+            if self.core.beside().is_some_and(|(beside, _)| beside == *generation) {
+                let since = before.cut_beside.filter(|_| self.forced != Some(*generation));
+                assert!(since.is_none_or(|at| at <= self.now), "cut before {since:?}");
+                assert!(since.is_some() || self.forced == Some(*generation), "cut of Ollama");
+                continue;
+            }
             let since = match &before.gpu {
                 Gpu::Clearing(clearing) => clearing.since + s(2),
                 _ if self.forced == Some(*generation) => continue,
@@ -348,7 +368,9 @@ impl World {
             }
             _ => None,
         };
-        let opens = effects.iter().any(|e| matches!(e, Effect::Open(_)));
+        let beside = self.core.beside().map(|(generation, _)| generation);
+        let stays = self.core.ollama_stays();
+        let opens = !stays && effects.iter().any(|e| matches!(e, Effect::Open(_)));
         let batch = if opens { Some(TenantId::Ollama) } else { batch };
         let in_batch = |w: &Waiter| batch.as_ref().is_some_and(|id| w.tenant.is(id));
         let mut served = Vec::new();
@@ -356,14 +378,23 @@ impl World {
             let (ticket, purpose) = match effect {
                 Effect::Grant { ticket, generation, tenant, queued, loading } => {
                     let person = &self.waiting[ticket];
-                    assert_eq!(Some(*generation), serving);
                     assert_eq!(tenant.id(), person.model);
                     assert_eq!(*queued + *loading, person.waited(self.now));
+                    if stays && *tenant == Tenant::Ollama {
+                        assert_eq!(Some(*generation), beside);
+                        continue;
+                    }
+                    assert_eq!(Some(*generation), serving);
                     let held_back = person.refused_by == Some(*generation)
                         && self.now < person.asked + ms(250)
                         && batch.is_none();
                     assert!(!held_back, "{person:?} was held back by {generation}");
                     (ticket, Purpose::Request)
+                }
+                Effect::Activated(ticket)
+                    if stays && self.waiting[ticket].model == TenantId::Ollama =>
+                {
+                    continue;
                 }
                 Effect::Activated(ticket) => (ticket, Purpose::Activate),
                 Effect::Stop(_) | Effect::Vacate(_) => {
@@ -382,6 +413,7 @@ impl World {
                 let place = self.place_of(*ticket, person);
                 let overtaken = self.core.waiters.iter().find(|w| {
                     !w.tenant.is(&person.model)
+                        && self.core.competes(w)
                         && self.core.place(w) < place
                         && self.bound_of(w).is_some_and(|bound| bound <= self.now)
                 });
@@ -418,126 +450,5 @@ impl World {
             Purpose::Request if class == Class::Background && self.pinned(self.core.gpu()) => None,
             Purpose::Request => Some(waiter.arrived + self.setting.rules.bounds().of(class)),
         }
-    }
-
-    /// Whether a lease, if there is one, lets it through: then a load of its model is for it.
-    fn lets_in(&self, person: &Person) -> bool {
-        match self.core.hold() {
-            Hold::Free => true,
-            Hold::Acquiring { .. } => false,
-            Hold::Held { lease, .. } => {
-                person.who.pass.as_ref().is_some_and(|pass| pass.is(&lease.token))
-            }
-        }
-    }
-
-    fn check_refusals(&self, before: &Before, effects: &[Effect]) {
-        let rules = &self.setting.rules;
-        for effect in effects {
-            let Effect::Refuse(ticket, refusal) = effect else { continue };
-            let person = &self.waiting[ticket];
-            match refusal {
-                Refusal::QueueFull { waiting, .. } => assert!(*waiting >= rules.max_queue),
-                Refusal::QueueTimeout { waited, .. } => {
-                    // Before and behind the event; a load that another one replaces has ended.
-                    let own = |gpu: &Gpu| match gpu {
-                        Gpu::Loading(_, launch, _) => TenantId::from(&**launch) == person.model,
-                        Gpu::Resident(resident) => resident.tenant.is(&person.model),
-                        _ => false,
-                    };
-                    let loaded = matches!(before.gpu, Gpu::Loading(..));
-                    let loads = loaded && own(&before.gpu) && own(self.core.gpu());
-                    let aside = before.all.iter().any(|w| w.ticket == *ticket)
-                        && !before.queue.iter().any(|w| w.ticket == *ticket);
-                    let aside = aside || !self.lets_in(person);
-                    assert!(!loads || aside, "its own model loads");
-                    assert_eq!(*waited, person.waited(self.now));
-                    let limit = rules.max_wait.unwrap().max(person.waited(person.asked));
-                    assert!(*waited >= limit);
-                    assert!(*waited == limit || self.leapt || person.loaded, "late: {waited:?}");
-                }
-                Refusal::AutostartOff => assert!(!rules.start_on_request),
-                Refusal::Leased { .. } => assert!(!rules.lease_wait),
-                Refusal::LeaseBusy { .. } => panic!("no answer for a request"),
-                Refusal::NoResident => {
-                    assert!(person.who.only_there);
-                    // In the same moment it may begin to load for others.
-                    let there =
-                        matches!(self.core.gpu(), Gpu::Resident(r) if r.tenant.is(&person.model));
-                    assert!(
-                        !there || person.model == TenantId::Ollama,
-                        "{} is there",
-                        person.model
-                    );
-                }
-                Refusal::Failed(_) | Refusal::Stopped | Refusal::Draining => {}
-            }
-        }
-    }
-
-    /// The queue is what the world knows it to be, and nobody is in it who has an answer to get.
-    fn check_queue(&mut self) {
-        let rules = &self.setting.rules;
-        let queue: Vec<&Waiter> = self.core.waiting().collect();
-        let mut tickets: Vec<Ticket> = queue.iter().map(|w| w.ticket).collect();
-        tickets.sort();
-        assert!(tickets.iter().eq(self.waiting.keys()), "somebody is lost");
-        assert!(queue.len() <= rules.max_queue, "{} wait", queue.len());
-        let waiters: Vec<&Waiter> = self.core.waiters.iter().collect();
-        assert!(waiters.is_sorted_by_key(|w| self.core.place(w)));
-        let queue = waiters;
-        assert!(self.core.next_tick().is_none_or(|at| at > self.now), "a tick of the past");
-        let loading = match self.core.gpu() {
-            Gpu::Loading(_, launch, _) => Some(TenantId::from(&**launch)),
-            _ => None,
-        };
-        for waiter in &queue {
-            let own = loading.as_ref().is_some_and(|id| waiter.tenant.is(id));
-            let over = rules.max_wait.is_some_and(|limit| waiter.arrived + limit <= self.now);
-            let here =
-                matches!(self.core.gpu(), Gpu::Resident(r) if waiter.tenant.is(&r.tenant.id()));
-            let own = own || here && self.waiting[&waiter.ticket].loaded;
-            assert!(own || !over, "{:?} has waited for too long", self.core.place(waiter));
-        }
-        match self.core.gpu() {
-            Gpu::Empty | Gpu::Stuck(_) => assert!(queue.is_empty(), "nobody sees to {tickets:?}"),
-            Gpu::Resident(r) if r.closing.is_none() => {
-                let full = rules
-                    .max_concurrent
-                    .is_some_and(|limit| r.in_flight >= limit && r.tenant != Tenant::Ollama);
-                let of_it = |w: &&&Waiter| w.tenant.is(&r.tenant.id()) && !full;
-                for waiter in queue.iter().filter(of_it) {
-                    let held_back = waiter.refused_by == Some(r.generation)
-                        && self.now < waiter.asked + ms(250);
-                    assert!(held_back, "{:?} could be served", self.core.place(waiter));
-                }
-            }
-            _ => {}
-        }
-        if let Gpu::Resident(r) = self.core.gpu() {
-            assert_eq!(r.in_flight, self.in_flight(r.generation), "miscounted");
-        }
-        if let Some(model) = loading {
-            let own = self.waiting.values_mut().filter(|person| person.model == model);
-            own.for_each(|person| person.loaded = true);
-        }
-    }
-
-    /// A report that is older than what was heard since.
-    pub(super) fn hear_old_news(&mut self, at: usize) {
-        let Some(last) = self.heard.last() else { return };
-        let old = |report: &&EngineReport| report.newest < last.newest;
-        let old: Vec<EngineReport> = self.heard.iter().filter(old).cloned().collect();
-        if old.is_empty() {
-            return;
-        }
-        self.tell(&Event::Tick);
-        let gpu = self.core.gpu().clone();
-        let queue: Vec<Waiter> = self.core.waiting().cloned().collect();
-        let report = old[at % old.len()].clone();
-        let event = Event::Engine { report, in_flight: 0, fresh: false };
-        assert_eq!(self.core.on(event.clone(), self.now), [], "{event:?}");
-        assert_eq!(*self.core.gpu(), gpu, "{event:?}");
-        assert!(self.core.waiting().eq(queue.iter()), "{event:?}");
     }
 }

@@ -94,7 +94,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![Just(None), Just(Some(s(3)))],
         proptest::bool::weighted(0.8),
         prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(4)))],
-        proptest::bool::weighted(0.8),
+        prop_oneof![6 => Just((true, 1)), 2 => Just((false, 1)), 2 => Just((true, 2))],
         prop_oneof![3 => Just(None), 1 => Just(Some(1usize)), 1 => Just(Some(2))],
         prop_oneof![Just(None), Just(Some(s(0))), Just(Some(s(6)))],
     );
@@ -106,7 +106,7 @@ fn setting() -> impl Strategy<Value = Setting> {
             swap_drain,
             start_on_request,
             grace,
-            beside_ollama,
+            (beside_ollama, residents),
             max_concurrent,
             idle_unload,
         )| {
@@ -124,7 +124,7 @@ fn setting() -> impl Strategy<Value = Setting> {
                 abandoned_grace: grace,
                 start_on_request,
                 beside_ollama,
-                budget: GpuBudget::default(),
+                budget: GpuBudget { residents },
             }
         },
     );

@@ -207,3 +207,14 @@ fn who_wants_what_is_there_is_served_by_it_or_told_that_it_is_gone() {
     assert_eq!(told(&bench.on(there(4, "b", bench.now))), "refuse 4: no resident");
     assert_eq!(told(&bench.on(there(5, "a", bench.now))), "grant 5 by 1");
 }
+
+#[test]
+fn what_somebody_loaded_by_hand_is_not_taken_for_background_work_at_once() {
+    let mut bench = Bench::serving(rules(), "a", s(2));
+    let loaded = bench.now;
+    let who = Asker { class: Class::Background, ..Asker::default() };
+    let waiting = Waiter { who, ..waiter(1, "b", bench.now) };
+    assert_eq!(told(&bench.on(Event::Admit(waiting))), "");
+    let why = bench.core.why(t(1), bench.now);
+    assert!(matches!(why, Some(Why::People(_, Some(at))) if at == loaded + s(20)), "{why:?}");
+}

@@ -132,7 +132,7 @@ fn rules(draw: &mut Draw) -> SchedulerRules {
         lease_wait: draw.yes(50),
         lease_drain: draw.one(&[swap_drain, None, Some(s(1))]),
         beside_ollama: draw.yes(80),
-        budget: GpuBudget::default(),
+        budget: GpuBudget { residents: draw.one(&[1, 1, 1, 2]) },
     }
 }
 
