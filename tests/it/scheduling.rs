@@ -85,3 +85,31 @@ fn a_steady_stream_of_requests_for_one_model_does_not_starve_another() {
     let lines = engined.daemon.log_lines(served.load(Ordering::SeqCst) + 4);
     assert!(lines.iter().all(|line| line["error"].is_null()), "{lines:?}");
 }
+
+#[test]
+fn whoever_waits_hears_its_place_and_the_state_in_every_dialect() {
+    let engined = Engines::two().set("server", "heartbeat_ms", 50).start();
+    let mut running = engined.stream("tiny-a", 300);
+    let said = json!([{"role": "user", "content": "hello"}]);
+    let asks = [
+        ("/v1/chat/completions", json!({"messages": said}), "[DONE]"),
+        ("/v1/completions", json!({"prompt": "hello"}), "[DONE]"),
+        ("/v1/responses", json!({"input": "hello"}), "response.completed"),
+        ("/v1/messages", json!({"messages": said, "max_tokens": 20}), "message_stop"),
+    ];
+    let mut waiting = Vec::new();
+    for (place, (path, mut body, end)) in (1..).zip(asks) {
+        body["model"] = json!("tiny-b");
+        body["stream"] = json!(true);
+        let mut client = Ask::post(path, &body).open(engined.daemon.addr());
+        assert_eq!(client.head().status, 200, "{path}");
+        client.read_until(&format!(": waiting (position {place}, "));
+        waiting.push((client, end));
+    }
+    running.read_until("[DONE]");
+    for (mut client, end) in waiting {
+        client.read_until("the model is loading)");
+        client.read_until(end);
+    }
+    assert_eq!(engined.starts(), ["tiny-a", "tiny-b"]);
+}

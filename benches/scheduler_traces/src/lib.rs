@@ -6,6 +6,7 @@ pub mod baselines;
 pub mod fewest;
 pub mod policy;
 pub mod prng;
+pub mod report;
 pub mod table;
 pub mod traces;
 pub mod world;

@@ -7,11 +7,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
-use scheduler_traces::baselines::Baseline;
-use scheduler_traces::policy::{Policy, Production, rules};
-use scheduler_traces::table::{self, Line};
+use scheduler_traces::report::Report;
+use scheduler_traces::table;
 use scheduler_traces::traces::{self, Trace};
-use scheduler_traces::world;
 
 /// Runs the traces and prints the table and the bars.
 #[derive(Debug, Parser)]
@@ -33,20 +31,6 @@ struct Args {
     #[arg(long)]
     check: bool,
 }
-
-/// Bars that the policy misses, as docs/SCHEDULING.md says, by trace and the beginning of the bar.
-const MISSED: &[(&str, &str)] = &[
-    // People ask for another model as often as they do: each fifth swap only would leave them waiting.
-    ("two-light-3s", "strict order"),
-    ("two-bursty-20s", "strict order"),
-    ("three-bursty-60s-bg", "strict order"),
-    ("three-light-20s-bg", "strict order"),
-    ("two-uneven-20s", "strict order"),
-    // Each visit to the background's model comes at its bound of 600 s.
-    ("three-bursty-60s-bg", "resident first"),
-    // A steeper price meets it, but people wait longer and nothing more gets done.
-    ("three-saturated-3s-bg", "resident first"),
-];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -83,10 +67,10 @@ fn try_all(args: &Args) -> Result<(String, bool), String> {
         |trace: &Trace| args.trace.is_empty() || args.trace.iter().any(|n| n == trace.name);
     let (mut rows, mut bars, mut broken) = (String::new(), String::new(), false);
     for trace in asked(args).filter(wanted) {
-        let (lines, missed, text) = try_trace(&trace, args.faster)?;
-        rows.push_str(&lines);
-        bars.push_str(&text);
-        broken |= missed;
+        let report = Report::of(&trace, args.faster)?;
+        rows.push_str(&report.lines);
+        bars.push_str(&report.bars);
+        broken |= report.broken;
     }
     Ok((format!("{}{rows}\n{bars}", table::HEAD), broken))
 }
@@ -101,27 +85,4 @@ fn print_trace(args: &Args, name: &str) -> Result<String, String> {
         let _ = writeln!(text, "{at},{model},{},{service}", request.class.as_str());
     }
     Ok(text)
-}
-
-/// The table's lines, whether a bar is missed that should hold, and the bars in words.
-fn try_trace(trace: &Trace, faster: u32) -> Result<(String, bool, String), String> {
-    let mut ours = Production::new(trace.loads.len(), rules(faster))?;
-    let (mut strict, mut resident) = (Baseline::strict(), Baseline::resident_first());
-    let policies: [&mut dyn Policy; 3] = [&mut ours, &mut strict, &mut resident];
-    let lines =
-        policies.map(|policy| Line { policy: policy.name(), outcome: world::run(trace, policy) });
-    let bounds = [120_000, 600_000].map(|bound: u64| bound / u64::from(faster));
-    let [us, them, others] = &lines;
-    let bars = table::bars(trace, &us.outcome, &them.outcome, &others.outcome, bounds);
-    let mut text = format!("{} ({}):\n", trace.name, trace.about);
-    let mut broken = false;
-    for bar in &bars {
-        let known =
-            MISSED.iter().any(|(name, what)| *name == trace.name && bar.what.contains(what));
-        broken |= !bar.holds && !known;
-        let word = if bar.holds { "holds" } else { "MISSED" };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "- {word}: {}", bar.what);
-    }
-    Ok((table::lines(trace, &lines), broken, text))
 }
