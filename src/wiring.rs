@@ -23,7 +23,7 @@ use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::ollama::by_hand::ByHand;
 use chat_proxy_actors::ollama::{OllamaActor, OllamaParts};
-use chat_proxy_actors::permits::{PermitLedger, Pulse};
+use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::streams::StreamsLock;
@@ -80,99 +80,93 @@ pub(crate) fn build(
     log_thread: &Arbiter,
     owns_services: bool,
 ) -> Result<House, ServeError> {
-    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
-    let rolling = directory.port(|book| book.metrics.clone());
-    let rolling = settings.server.enable_metrics.then_some(rolling);
-    let audience =
-        Audience { log: log.clone(), metrics: MetricsHandle::new(metrics.clone(), rolling) };
-    // Generations of one daemon lie behind all those of earlier ones.
-    let ledger = permits(settings)?;
-    let registry = RegistryView::default();
-    let events = Arc::new(EventBus::default());
-    let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
-    let limits = Limits::new(settings::limits(settings));
-    let forwarders = ForwarderFactory::new(
-        settings::forward(settings),
-        registry.clone(),
-        Turns {
-            admit: directory.port(|book| book.arbiter.clone()),
-            abandon: directory.port(|book| book.arbiter.clone()),
-            ollama: directory.port(|book| book.ollama.clone()),
-            services: directory.port(|book| book.autostart.clone()),
-            autopsy: directory.port(|book| book.vllm.clone()),
-            ledger: ledger.clone(),
-            leases: leases.clone(),
-            limits: limits.clone(),
-        },
-    );
-    let cutting = forwarders.clone();
-    let starts = Switch::from(settings.autostart.autostart_enabled);
-    let arbiter = ArbiterParts {
-        rules: settings::scheduler(settings),
-        ledger: ledger.clone(),
-        goals: directory.port(|book| book.vllm.clone()),
-        announce: directory.port(|book| book.vllm.clone()),
-        vacate: directory.port(|book| book.ollama.clone()),
-        starts: starts.clone(),
-        cut: Arc::new(move |generation| cutting.cut_generation(generation)),
-        show: directory.port(|book| book.registry.clone()),
-        leases: leases.clone(),
-        registry: registry.clone(),
-        metrics: metrics.clone(),
-        events: events.clone(),
-    };
+    let (hopeless_in, hopeless) = mpsc::channel(1);
+    let house = lasting(settings, directory, &log, hopeless)?;
+    let directory = &house.directory;
+    let services = services(settings, &house, owns_services);
     let mut factories = HashMap::from([
-        (Role::Logger, logger(log, settings, log_thread, &directory)),
-        (Role::Metrics, rolling_view(&directory)),
-        (Role::Registry, registry_reader(settings, &metrics, &events, &registry, &directory)),
-        (Role::Arbiter, gpu_arbiter(arbiter, &directory)),
-        (Role::Ollama, ollama(asker(settings, &registry, &directory), &directory)),
-        (
-            Role::Autostart,
-            autostart(
-                AutostartParts {
-                    owns: owns_services,
-                    ..services(settings, &starts, &events, &registry, &ledger, &directory)
-                },
-                &directory,
-            ),
-        ),
-        (
-            Role::Vllm,
-            vllm(
-                supervisor(settings, &metrics, &events, &registry, ledger.pulse(), &directory),
-                &directory,
-            ),
-        ),
+        (Role::Logger, logger(log, settings, log_thread, directory)),
+        (Role::Metrics, rolling_view(directory)),
+        (Role::Registry, registry_reader(settings, &house)),
+        (Role::Arbiter, gpu_arbiter(arbiter(settings, &house), directory)),
+        (Role::Ollama, ollama(asker(settings, &house), directory)),
+        (Role::Autostart, autostart(services, directory)),
+        (Role::Vllm, vllm(supervisor(settings, &house), directory)),
     ]);
     if !settings.vllm.vllm_single_port {
         // Such a daemon has no lock: the engine that the state file names may be another one's.
         factories.remove(&Role::Vllm);
     }
-    let (hopeless_in, hopeless) = mpsc::channel(1);
-    let ending = Ending::default();
-    let restarts = metrics.actor_restarts.clone();
-    Root::start_all(factories, restarts, ending.clone(), hopeless_in);
+    let restarts = house.metrics.actor_restarts.clone();
+    Root::start_all(factories, restarts, house.ending.clone(), hopeless_in);
+    Ok(house)
+}
+
+/// What outlives the actors.
+fn lasting(
+    settings: &Settings,
+    directory: Directory,
+    log: &LogHandle,
+    hopeless: mpsc::Receiver<Role>,
+) -> Result<House, ServeError> {
+    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
+    let rolling = directory.port(|book| book.metrics.clone());
+    let rolling = settings.server.enable_metrics.then_some(rolling);
+    let metered = MetricsHandle::new(metrics.clone(), rolling);
+    let ledger = permits(settings)?;
+    let registry = RegistryView::default();
+    let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
+    let limits = Limits::new(settings::limits(settings));
+    let turns = Turns {
+        admit: directory.port(|book| book.arbiter.clone()),
+        abandon: directory.port(|book| book.arbiter.clone()),
+        ollama: directory.port(|book| book.ollama.clone()),
+        services: directory.port(|book| book.autostart.clone()),
+        autopsy: directory.port(|book| book.vllm.clone()),
+        ledger: ledger.clone(),
+        leases: leases.clone(),
+        limits: limits.clone(),
+    };
+    let forwarders = ForwarderFactory::new(settings::forward(settings), registry.clone(), turns);
     Ok(House {
         directory,
         ledger,
         registry,
-        audience,
+        audience: Audience { log: log.clone(), metrics: metered },
         metrics,
         forwarders,
-        starts,
+        starts: Switch::from(settings.autostart.autostart_enabled),
         leases,
         limits,
-        events,
-        ending,
+        events: Arc::default(),
+        ending: Ending::default(),
         hopeless,
     })
+}
+
+fn arbiter(settings: &Settings, house: &House) -> ArbiterParts {
+    let (directory, cutting) = (&house.directory, house.forwarders.clone());
+    ArbiterParts {
+        rules: settings::scheduler(settings),
+        ledger: house.ledger.clone(),
+        goals: directory.port(|book| book.vllm.clone()),
+        announce: directory.port(|book| book.vllm.clone()),
+        vacate: directory.port(|book| book.ollama.clone()),
+        starts: house.starts.clone(),
+        cut: Arc::new(move |generation| cutting.cut_generation(generation)),
+        show: directory.port(|book| book.registry.clone()),
+        leases: house.leases.clone(),
+        registry: house.registry.clone(),
+        metrics: house.metrics.clone(),
+        events: house.events.clone(),
+    }
 }
 
 /// A process that this one replaces ends within its drain, and this much more.
 const OTHERS_GRACE: Duration = Duration::from_secs(10);
 
 fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
+    // Generations of one daemon lie behind all those of earlier ones.
     let newest = Generation(milliseconds(clock::unix_seconds()));
     if !settings.vllm.vllm_single_port {
         return Ok(PermitLedger::new(newest));
@@ -205,16 +199,10 @@ fn rolling_view(directory: &Directory) -> Factory {
     Factory::new(directory, |guard, _| MetricsActor::new(guard).start())
 }
 
-fn registry_reader(
-    settings: &Settings,
-    metrics: &Metrics,
-    events: &Arc<EventBus>,
-    view: &RegistryView,
-    directory: &Directory,
-) -> Factory {
-    let (settings, metrics) = (settings::registry(settings), metrics.clone());
-    let (view, events) = (view.clone(), events.clone());
-    Factory::new(directory, move |guard, again| {
+fn registry_reader(settings: &Settings, house: &House) -> Factory {
+    let (settings, metrics) = (settings::registry(settings), house.metrics.clone());
+    let (view, events) = (house.registry.clone(), house.events.clone());
+    Factory::new(&house.directory, move |guard, again| {
         let actor =
             RegistryActor::new(settings.clone(), metrics.clone(), events.clone(), &view, guard);
         // Its successor looks in its own time: the view of its predecessor still stands.
@@ -232,14 +220,15 @@ fn ollama(parts: OllamaParts, directory: &Directory) -> Factory {
     })
 }
 
-fn asker(settings: &Settings, registry: &RegistryView, directory: &Directory) -> OllamaParts {
+fn asker(settings: &Settings, house: &House) -> OllamaParts {
+    let directory = &house.directory;
     OllamaParts {
         own: settings::own_ollama(settings),
         load_timeout: settings.ollama.ollama_load_timeout_s.limit(),
         stop_timeout: settings.ollama.ollama_stop_timeout_s.get(),
         allow_cpu: settings.ollama.ollama_allow_cpu_fallback,
         gpu_here: chat_proxy_actors::ollama::gpu_here(),
-        registry: registry.clone(),
+        registry: house.registry.clone(),
         vacated: directory.port(|book| book.arbiter.clone()),
         forgot: directory.port(|book| book.arbiter.clone()),
         show: directory.port(|book| book.registry.clone()),
@@ -250,36 +239,30 @@ fn autostart(parts: AutostartParts, directory: &Directory) -> Factory {
     Factory::new(directory, move |guard, _| AutostartActor::new(parts.clone(), guard).start())
 }
 
-fn services(
-    settings: &Settings,
-    starts: &Switch,
-    events: &Arc<EventBus>,
-    registry: &RegistryView,
-    ledger: &Arc<PermitLedger>,
-    directory: &Directory,
-) -> AutostartParts {
+fn services(settings: &Settings, house: &House, owns: bool) -> AutostartParts {
+    let directory = &house.directory;
     let hands = ByHand {
         activate: directory.port(|book| book.arbiter.clone()),
         admit: directory.port(|book| book.arbiter.clone()),
         abandon: directory.port(|book| book.arbiter.clone()),
         load: directory.port(|book| book.ollama.clone()),
-        ledger: ledger.clone(),
+        ledger: house.ledger.clone(),
     };
-    let view = registry.clone();
+    let view = house.registry.clone();
     AutostartParts {
         plan: Arc::new(settings::autostart(settings)),
         dir: settings::services_dir(),
-        owns: true,
-        enabled: starts.clone(),
+        owns,
+        enabled: house.starts.clone(),
         keep_on_exit: settings.server.keep_backends_on_exit,
         stop_timeout: settings.autostart.autostart_stop_timeout_s.get(),
         log_max_bytes: settings.vllm.vllm_log_max_bytes,
         keep_logs: settings.logging.max_log_files,
         secrets: settings::secret_variables(settings),
-        registry: registry.clone(),
+        registry: house.registry.clone(),
         entries: Arc::new(move |name| Box::pin(entry_by_hand(hands.clone(), view.clone(), name))),
         preload: settings.scheduler.preload.clone().into(),
-        events: events.clone(),
+        events: house.events.clone(),
     }
 }
 
@@ -302,14 +285,8 @@ fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {
     })
 }
 
-fn supervisor(
-    settings: &Settings,
-    metrics: &Metrics,
-    events: &Arc<EventBus>,
-    registry: &RegistryView,
-    pulse: Pulse,
-    directory: &Directory,
-) -> SupervisorParts {
+fn supervisor(settings: &Settings, house: &House) -> SupervisorParts {
+    let directory = &house.directory;
     let silence: Option<Duration> = settings.vllm.vllm_health_timeout_s.limit();
     SupervisorParts {
         rules: settings::lifecycle(settings),
@@ -317,14 +294,14 @@ fn supervisor(
         port: settings.vllm.vllm_port,
         silence,
         probes: settings::probes(settings),
-        pulse,
+        pulse: house.ledger.pulse(),
         keep_logs: settings.logging.max_log_files,
         max_log_bytes: settings.vllm.vllm_log_max_bytes,
         ends_all: false,
         secrets: settings::secret_variables(settings),
-        registry: registry.clone(),
+        registry: house.registry.clone(),
         arbiter: directory.port(|book| book.arbiter.clone()),
-        metrics: metrics.clone(),
-        events: events.clone(),
+        metrics: house.metrics.clone(),
+        events: house.events.clone(),
     }
 }

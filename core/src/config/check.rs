@@ -35,11 +35,34 @@ pub(super) fn together(
         };
         problems.push(Problem { place, message });
     };
-    let host = &settings.server.host;
+    exposure(settings, &mut say);
+    keys_of_clients(settings, &mut say);
+    services(settings, &mut say);
+    backends(settings, &mut say);
+    https(settings, &mut say);
+    if let Err(problem) = ClassRules::read(&settings.scheduler.background_rules) {
+        say("background_rules", problem);
+    }
+    for origin in &settings.security.cors_origins {
+        let parsed = url::Url::parse(origin).ok();
+        if parsed.is_none_or(|u| u.origin().ascii_serialization() != *origin) {
+            say(
+                "cors_origins",
+                format!("{origin:?} is no origin; write it as scheme://host[:port]"),
+            );
+        }
+    }
+}
+
+/// Says what is wrong with a key.
+type Say<'a> = dyn FnMut(&str, String) + 'a;
+
+/// Who can reach the daemon.
+fn exposure(settings: &Settings, say: &mut Say<'_>) {
+    let (host, security) = (&settings.server.host, &settings.security);
     if !is_host(host) {
         say("host", format!("expected an address or a host name, found {host:?}"));
     }
-    let security = &settings.security;
     if !is_loopback(host) && security.api_keys.is_empty() && !security.allow_unauthenticated {
         say(
             "host",
@@ -49,8 +72,11 @@ pub(super) fn together(
             ),
         );
     }
+}
+
+fn keys_of_clients(settings: &Settings, say: &mut Say<'_>) {
     let mut names = std::collections::BTreeSet::new();
-    for key in &security.api_keys {
+    for key in &settings.security.api_keys {
         if !names.insert(&key.name) {
             say("api_keys", format!("two keys are named {:?}", key.name));
         }
@@ -61,18 +87,26 @@ pub(super) fn together(
             );
         }
     }
+}
+
+/// The tables first: what is wrong with them makes the map wrong too.
+fn services(settings: &Settings, say: &mut Say<'_>) {
     let autostart = &settings.autostart;
     let grace = autostart.autostart_grace_period_s.get();
-    for problem in Plan::of(None, &autostart.services, grace).err().unwrap_or_default() {
+    let tables = Plan::of(None, &autostart.services, grace).err().unwrap_or_default();
+    let tables_are_good = tables.is_empty();
+    for problem in tables {
         say("services", problem);
     }
-    let tables_are_good = Plan::of(None, &autostart.services, grace).is_ok();
     let map = autostart.autostart_map.as_deref();
     for problem in Plan::of(map, &autostart.services, grace).err().unwrap_or_default() {
         if tables_are_good {
             say("autostart_map", problem);
         }
     }
+}
+
+fn backends(settings: &Settings, say: &mut Say<'_>) {
     let base_url = settings.ollama.ollama_base_url.clone();
     let ollama = OllamaRules { base_url, ..OllamaRules::default() };
     let rules = EndpointRules { ollama, ..EndpointRules::default() };
@@ -82,24 +116,16 @@ pub(super) fn together(
     if settings.vllm.vllm_remote_url.is_some() {
         say("vllm_remote_url", "there is no remote executor yet; leave this unset".to_owned());
     }
+}
+
+fn https(settings: &Settings, say: &mut Say<'_>) {
+    let security = &settings.security;
     for (key, file) in
         [("tls_cert_file", &security.tls_cert_file), ("tls_key_file", &security.tls_key_file)]
     {
         if file.is_some() {
             // Serving plain HTTP to somebody who asked for TLS would send keys in the clear.
             say(key, "this version does not serve HTTPS yet; leave it unset and put a TLS proxy before it".to_owned());
-        }
-    }
-    if let Err(problem) = ClassRules::read(&settings.scheduler.background_rules) {
-        say("background_rules", problem);
-    }
-    for origin in &security.cors_origins {
-        let parsed = url::Url::parse(origin).ok();
-        if parsed.is_none_or(|u| u.origin().ascii_serialization() != *origin) {
-            say(
-                "cors_origins",
-                format!("{origin:?} is no origin; write it as scheme://host[:port]"),
-            );
         }
     }
 }

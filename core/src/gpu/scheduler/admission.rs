@@ -10,58 +10,63 @@ use crate::ids::ModelName;
 
 impl Scheduler {
     pub(super) fn admit(&mut self, waiter: Waiter, now: Moment, out: &mut Vec<Effect>) {
-        let ticket = waiter.ticket;
-        if self.draining {
-            return out.push(Effect::Refuse(ticket, Refusal::Draining));
-        }
-        if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu
-            && self.competes(&waiter)
-        {
-            return out.push(Effect::Refuse(ticket, Refusal::Failed(cause.clone())));
-        }
-        let id = waiter.tenant.id();
-        let there = self.serves(&id) || self.waiters.asked_by_hand(&id);
+        let (ticket, id) = (waiter.ticket, waiter.tenant.id());
         let resident = matches!(&self.gpu, Gpu::Resident(resident) if resident.tenant.is(&id));
-        if let TenantId::Model(model) = &id
-            && waiter.purpose == Purpose::Activate
-            && !resident
+        let by_hand = waiter.purpose == Purpose::Activate;
+        if let (TenantId::Model(model), true, false) = (&id, by_hand, resident)
+            && !self.draining
         {
             self.pardon(model.clone(), out);
         }
-        if !there && let Some(broken) = self.broken(&waiter.tenant, now) {
-            return out.push(Effect::Refuse(ticket, Refusal::Failed(broken.cause(now))));
-        }
-        if waiter.purpose == Purpose::Request && !self.rules.start_on_request && !there {
-            return out.push(Effect::Refuse(ticket, Refusal::AutostartOff));
+        if let Some(refusal) = self.never(&waiter, now) {
+            return out.push(Effect::Refuse(ticket, refusal));
         }
         // What is due in this very moment comes first, although its tick is only on its way.
         self.expire(now, out);
         self.open_or_close(now);
         // Who is granted at once takes no place in the queue.
-        let at_once = self.passes(&waiter)
-            && self.has_room()
-            && self.turn().is_some_and(|turn| turn.takes(&waiter) && turn.from(&waiter) <= now);
-        let at_once = at_once || (self.passes(&waiter) && self.takes_aside(&waiter));
+        let at_once = self.takes_now(&waiter, now);
         let waiting = self.waiters.len() + self.parked.len();
         if !at_once && waiting >= self.rules.max_queue {
             let retry_after = self.expected_wait(now);
             return out.push(Effect::Refuse(ticket, Refusal::QueueFull { waiting, retry_after }));
         }
         // A resident that is about to go serves it no more: it needs a start as well.
-        if let TenantId::Model(model) = &id
-            && waiter.purpose == Purpose::Activate
-            && resident
-            && !at_once
-        {
+        if let (TenantId::Model(model), true, true, false) = (&id, by_hand, resident, at_once) {
             self.pardon(model.clone(), out);
         }
-        if waiter.purpose == Purpose::Request
-            && waiter.who.class == Class::Interactive
-            && waiter.refused_by.is_none()
-        {
+        if !by_hand && waiter.who.class == Class::Interactive && waiter.refused_by.is_none() {
             self.costs.asked(&id, now);
         }
         self.waiters.insert(waiter, self.rules.bounds());
+    }
+
+    /// Why it need not even wait.
+    fn never(&self, waiter: &Waiter, now: Moment) -> Option<Refusal> {
+        if self.draining {
+            return Some(Refusal::Draining);
+        }
+        if let Gpu::Stuck(Stuck { cause, .. }) = &self.gpu
+            && self.competes(waiter)
+        {
+            return Some(Refusal::Failed(cause.clone()));
+        }
+        let id = waiter.tenant.id();
+        if self.serves(&id) || self.waiters.asked_by_hand(&id) {
+            return None;
+        }
+        if let Some(broken) = self.broken(&waiter.tenant, now) {
+            return Some(Refusal::Failed(broken.cause(now)));
+        }
+        let off = waiter.purpose == Purpose::Request && !self.rules.start_on_request;
+        off.then_some(Refusal::AutostartOff)
+    }
+
+    /// Whether it gets its turn in this very moment.
+    fn takes_now(&self, waiter: &Waiter, now: Moment) -> bool {
+        let in_turn = self.has_room()
+            && self.turn().is_some_and(|turn| turn.takes(waiter) && turn.from(waiter) <= now);
+        self.passes(waiter) && (in_turn || self.takes_aside(waiter))
     }
 
     /// Asked for by hand: what it did before does not count.
