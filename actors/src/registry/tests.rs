@@ -5,6 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use super::files::MERGED;
+use std::path::PathBuf;
+
+use super::files::{CURATED, DISCOVERED};
 use super::*;
 use actix::Addr;
 

@@ -1,7 +1,7 @@
 //! One trace, under all three policies.
 //!
 //! Owns: which bars are known to be missed, and what of a trace goes into docs/SCHEDULING.md, which a
-//! test holds to it. Must never do: reckon; [`table`](crate::table) does.
+//! test holds to it. Must never do: reckon; [`table`] does.
 
 use std::fmt::Write as _;
 
