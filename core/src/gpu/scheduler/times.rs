@@ -54,7 +54,7 @@ impl Scheduler {
         left.max(Duration::from_secs(1))
     }
 
-    /// When [`Event::Tick`] is due.
+    /// When [`Event::Tick`](super::Event::Tick) is due.
     pub fn next_tick(&self) -> Option<Moment> {
         // The first to go need not be the first who came.
         let expiry = self.waiting().filter_map(|w| self.expires_at(w)).min();
