@@ -33,6 +33,7 @@ mod leases;
 mod load;
 mod log;
 mod ollama;
+mod policies;
 mod reactions;
 mod registry;
 mod relay;

@@ -158,7 +158,7 @@ fn check_config_says_good_and_names_keys_of_later_versions() {
     let upstream = Upstream::streaming(vllm::stream(&["a"]));
     let ended = Setup::with(&upstream)
         .set("limits", "max_decode_pixels", 7)
-        .env("CHAT_PROXY_STRICT_CAPABILITIES", "true")
+        .env("CHAT_PROXY_REQUIRE_TEMPLATE", "false")
         .run(&["check-config"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let notes: Vec<&str> =
@@ -171,8 +171,7 @@ fn check_config_says_good_and_names_keys_of_later_versions() {
     assert!(
         notes
             .iter()
-            .any(|n| n.contains("strict_capabilities")
-                && n.contains("CHAT_PROXY_STRICT_CAPABILITIES"))
+            .any(|n| n.contains("require_template") && n.contains("CHAT_PROXY_REQUIRE_TEMPLATE"))
     );
     assert!(ended.stdout.contains("1 models") && ended.stdout.contains("good"), "{}", ended.stdout);
     assert_nothing_left_behind(ended.dir.path());

@@ -22,6 +22,7 @@ mod images;
 mod messages;
 mod ollama;
 mod patience;
+mod policies;
 mod prepare;
 mod pump;
 mod reply;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::autostart::Plan;
+use chat_proxy_core::chat::policy::PolicyRules;
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::ids::Generation;
@@ -85,6 +87,8 @@ pub struct ForwardSettings {
     pub lease_wait: bool,
     /// The longest wait for a turn or a place.
     pub max_queue_wait: Option<Duration>,
+    /// What is done to chat requests.
+    pub policies: PolicyRules,
     /// What is background work without saying so.
     pub class_rules: Arc<ClassRules>,
 }
@@ -109,6 +113,7 @@ impl ForwardSettings {
             },
             lease_wait: settings.scheduler.lease_wait,
             max_queue_wait: settings.scheduler.max_queue_wait_s.limit(),
+            policies: policies::rules(settings),
             class_rules,
         }
     }

@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 use super::admission::{Admitted, admit};
 use super::cargo::{Cargo, Outgoing, Target, Unsent};
 use super::images;
-use super::messages::Labels;
 use super::patience;
 use super::reply::{Interrupt, Reply};
 use super::task::{Moved, Request};
@@ -54,8 +53,6 @@ impl Request<'_> {
         transcript: &mut Transcript,
     ) -> Option<Moved> {
         let native = matches!(cargo.request, Outgoing::Chat(_));
-        // Who follows what is loaded may have to be put into other words.
-        let as_it_came = self.prepared.who.only_there.then(|| cargo.request.clone());
         let (mut cargo, mut reply) = self.in_its_words(model, cargo, reply, transcript).await?;
         let (_slot, entered) = self.place(reply, transcript).await?;
         reply = entered;
@@ -64,10 +61,7 @@ impl Request<'_> {
             let unsent =
                 match self.once(model, native, may_return, cargo, reply, transcript).await? {
                     Once::Unsent(unsent) => unsent,
-                    Once::Elsewhere(Moved { cargo: Cargo { request, share }, reply, error }) => {
-                        let cargo = Cargo { request: as_it_came.unwrap_or(request), share };
-                        return Some(Moved { cargo, reply, error });
-                    }
+                    Once::Elsewhere(moved) => return Some(moved),
                 };
             if !may_return {
                 unsent.reply.refuse(unsent.error, transcript);
@@ -168,10 +162,9 @@ impl Request<'_> {
         };
         let mut pinned = model.pinned();
         pinned.can_think = pinned.can_think.or_else(|| self.says_it_thinks(model));
-        match translate(chat.body(), &pinned, &images) {
+        match translate(&chat.changed_body(), &pinned, &images) {
             Ok(native) => {
-                let policy = native.losses.header();
-                reply.label(Labels { model: self.prepared.found.model.clone(), policy });
+                reply.label_more(native.losses.header());
                 Some((Cargo { request: Outgoing::Native(native.body), share }, reply))
             }
             Err(error) => {
@@ -190,7 +183,7 @@ impl Request<'_> {
     ) -> Result<Result<HashMap<String, Bytes>, ApiError>, Interrupt> {
         let rules = &self.shared.settings.images;
         // Looking for them reads the whole body.
-        let wanted = if rules.fetch { remote_images(chat.body()) } else { Vec::new() };
+        let wanted = if rules.fetch { remote_images(&chat.changed_body()) } else { Vec::new() };
         if wanted.is_empty() {
             return Ok(Ok(HashMap::new()));
         }

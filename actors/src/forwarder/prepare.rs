@@ -3,14 +3,15 @@
 //! Owns: reading the request, finding its model, and the order in which things can be refused
 //! (SPEC 5: all that can refuse does so before anything costs). Must never do: wait, but for news of what is loaded.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::gpu::{Asker, Class};
-use chat_proxy_core::registry::Placement;
 use chat_proxy_core::registry::resident::RESIDENT;
+use chat_proxy_core::registry::{Entry, Placement, Snapshot};
 use chat_proxy_core::relay::{self, Dialect};
 use tokio::time::sleep;
 
@@ -68,6 +69,15 @@ pub(super) struct Found {
     pub(super) placement: Placement,
     /// It is a server of somebody else's, on this GPU.
     pub(super) uses_gpu: bool,
+    snapshot: Arc<Snapshot>,
+    position: usize,
+}
+
+impl Found {
+    /// Its entry, as it was when the request came.
+    pub(super) fn entry(&self) -> &Entry {
+        &self.snapshot.entries()[self.position]
+    }
 }
 
 fn find(shared: &Shared, name: &str, transcript: &mut Transcript) -> Result<Found, ApiError> {
@@ -89,6 +99,8 @@ fn find(shared: &Shared, name: &str, transcript: &mut Transcript) -> Result<Foun
         served_id: entry.served_id().to_owned(),
         placement: placement.clone(),
         uses_gpu: entry.backend_config.uses_gpu == Some(true),
+        snapshot: snapshot.clone(),
+        position,
     })
 }
 

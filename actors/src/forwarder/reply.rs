@@ -78,6 +78,14 @@ impl Reply {
         self.labels = labels;
     }
 
+    /// What else was changed or lost on the way.
+    pub(super) fn label_more(&mut self, more: Option<String>) {
+        let Some(more) = more else { return };
+        let known = self.labels.policy.take();
+        self.labels.policy =
+            Some(known.map_or_else(|| more.clone(), |known| format!("{known}; {more}")));
+    }
+
     /// How the client speaks.
     pub(super) fn dialect(&self) -> Dialect {
         self.dialect

@@ -20,7 +20,7 @@ use super::messages::{Forward, Labels, RequestBody, RequestMeta};
 use super::prepare::{Prepared, prepare};
 use super::reply::Reply;
 use super::upstream::Upstream;
-use super::{Shared, autostart, pump, unary};
+use super::{Shared, autostart, policies, pump, unary};
 use crate::transcript::Transcript;
 
 pub(super) async fn run(shared: Rc<Shared>, request: Forward) {
@@ -49,15 +49,26 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
-    let mut cargo = Cargo { request, share };
+    // Who follows what is loaded may have to be made fit for another model.
+    let as_it_came = prepared.who.only_there.then(|| request.clone());
+    let (mut request, mut share) = (request, share);
     for moves in 0.. {
-        reply.label(Labels { model: prepared.found.model.clone(), policy: None });
-        let request = Request { shared, prepared: &prepared, meta: &meta };
-        let Some(moved) = request.at_its_place(cargo, reply, transcript).await else { return };
+        let (fit, changes) = match policies::apply(shared, &prepared.found, request) {
+            Ok(fit) => fit,
+            Err(error) => return reply.refuse(error, transcript),
+        };
+        let policy = changes.header();
+        transcript.record().policy = changes.record();
+        reply.label(Labels { model: prepared.found.model.clone(), policy });
+        let story = Request { shared, prepared: &prepared, meta: &meta };
+        let cargo = Cargo { request: fit, share };
+        let Some(moved) = story.at_its_place(cargo, reply, transcript).await else { return };
         if moves >= MAX_MOVES || !prepared.moves_on(shared, transcript).await {
             return moved.reply.refuse(moved.error, transcript);
         }
-        (cargo, reply) = (moved.cargo, moved.reply);
+        let Moved { cargo, reply: held, .. } = moved;
+        (share, reply) = (cargo.share, held);
+        request = as_it_came.clone().unwrap_or(cargo.request);
     }
 }
 

@@ -6,7 +6,9 @@
 //! do: I/O.
 
 pub mod chunk;
+pub mod edits;
 pub mod ollama;
+pub mod policy;
 pub mod remote;
 pub mod request;
 pub mod sse;

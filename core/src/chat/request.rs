@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::edits::{Edit, splice};
 use crate::error::ApiError;
 use crate::json;
 
@@ -25,6 +26,10 @@ pub struct ChatRequest {
     stream: bool,
     stream_options: StreamOptions,
     metadata: Option<Range<usize>>,
+    messages: Range<usize>,
+    offers_tools: bool,
+    /// What policies change.
+    edits: Vec<Edit>,
     /// Where a field can be put in: right behind the opening brace.
     insert_at: usize,
 }
@@ -48,6 +53,8 @@ struct Wire<'a> {
     stream_options: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     metadata: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    tools: Option<&'a RawValue>,
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -72,7 +79,7 @@ impl ChatRequest {
             ApiError::invalid("", format!("the request body is not UTF-8 (at byte {at})"))
         })?;
         let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| bad_json(text, &e))?;
-        require_messages(wire.messages)?;
+        let messages = require_messages(wire.messages)?;
         let model = match wire.model {
             Some(raw) => Some((model_name(raw)?, place(&body, raw))),
             None => None,
@@ -91,7 +98,20 @@ impl ChatRequest {
         };
         let metadata = wire.metadata.map(|raw| place(&body, raw));
         let insert_at = body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
-        Ok(ChatRequest { body, model, stream, stream_options, metadata, insert_at })
+        let messages = place(&body, messages);
+        let offers_tools = wire.tools.is_some_and(|tools| !matches!(tools.get(), "null" | "[]"));
+        let edits = Vec::new();
+        Ok(ChatRequest {
+            body,
+            model,
+            stream,
+            stream_options,
+            metadata,
+            messages,
+            offers_tools,
+            edits,
+            insert_at,
+        })
     }
 
     /// The model that was asked for; `None` if the field is missing or empty.
@@ -125,52 +145,72 @@ impl ChatRequest {
         &self.body
     }
 
+    /// The same as text.
+    pub fn text(&self) -> &str {
+        // It was checked when it was read.
+        std::str::from_utf8(&self.body).unwrap_or_default()
+    }
+
+    /// Where `messages` stands.
+    pub fn messages(&self) -> Range<usize> {
+        self.messages.clone()
+    }
+
+    /// Where a field can be put in: right behind the opening brace.
+    pub fn insert_at(&self) -> usize {
+        self.insert_at
+    }
+
+    /// Whether it names tools.
+    pub fn offers_tools(&self) -> bool {
+        self.offers_tools
+    }
+
+    /// The same request with these changes of its body; they do not overlap, and touch neither its
+    /// model nor its stream options.
+    #[must_use]
+    pub fn with_edits(mut self, edits: Vec<Edit>) -> Self {
+        self.edits.extend(edits);
+        self
+    }
+
+    /// The body with its changes, for whoever translates it.
+    pub fn changed_body(&self) -> Bytes {
+        if self.edits.is_empty() {
+            return self.body.clone();
+        }
+        splice(&self.body, self.edits.clone()).concat().into()
+    }
+
     /// The body for the backend: served id as the model, usage asked for in streams. Pieces of the
     /// client's body stand beside the new ones; nothing else is copied.
     pub fn upstream_body(&self, served_id: &str) -> Vec<Bytes> {
         let model = Value::from(served_id).to_string();
-        let mut edits: Vec<(Range<usize>, String)> = Vec::with_capacity(2);
-        match &self.model {
-            Some((_, place)) => edits.push((place.clone(), model)),
-            None => edits.push((self.insert_at..self.insert_at, format!("\"model\":{model},"))),
-        }
+        let mut edits = self.edits.clone();
+        let here = self.insert_at..self.insert_at;
+        edits.push(match &self.model {
+            Some((_, place)) => Edit::text(place.clone(), model),
+            None => Edit::text(here, format!("\"model\":{model},")),
+        });
         if self.stream && !self.wants_usage() {
             edits.push(self.usage_edit());
         }
-        edits.sort_by_key(|(place, _)| place.start);
         splice(&self.body, edits)
     }
 
-    fn usage_edit(&self) -> (Range<usize>, String) {
+    fn usage_edit(&self) -> Edit {
         match &self.stream_options {
-            StreamOptions::Absent => (
+            StreamOptions::Absent => Edit::text(
                 self.insert_at..self.insert_at,
-                "\"stream_options\":{\"include_usage\":true},".to_owned(),
+                "\"stream_options\":{\"include_usage\":true},",
             ),
             StreamOptions::Present { place, options } => {
                 let mut options = options.clone();
                 options.insert("include_usage".into(), Value::Bool(true));
-                (place.clone(), Value::Object(options).to_string())
+                Edit::text(place.clone(), Value::Object(options).to_string())
             }
         }
     }
-}
-
-/// Replaces places (sorted, not overlapping) by texts.
-fn splice(body: &Bytes, edits: Vec<(Range<usize>, String)>) -> Vec<Bytes> {
-    let mut pieces = Vec::with_capacity(edits.len() * 2 + 1);
-    let mut at = 0;
-    for (place, text) in edits {
-        if place.start > at {
-            pieces.push(body.slice(at..place.start));
-        }
-        pieces.push(Bytes::from(text));
-        at = place.end;
-    }
-    if at < body.len() {
-        pieces.push(body.slice(at..));
-    }
-    pieces
 }
 
 /// Where a raw value, which borrows from the body, lies in it.
@@ -193,9 +233,9 @@ fn flag(raw: Option<&RawValue>) -> Result<bool, ApiError> {
     }
 }
 
-fn require_messages(raw: Option<&RawValue>) -> Result<(), ApiError> {
-    match raw.map(RawValue::get) {
-        Some(text) if text.starts_with('[') => Ok(()),
+fn require_messages(raw: Option<&RawValue>) -> Result<&RawValue, ApiError> {
+    match raw {
+        Some(list) if list.get().starts_with('[') => Ok(list),
         Some(_) => Err(ApiError::invalid("messages", "`messages` must be a list of messages")),
         None => Err(ApiError::invalid("messages", "`messages` is missing")),
     }

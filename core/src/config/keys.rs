@@ -162,7 +162,7 @@ sections! {
         max_decode_pixels: u64 = COUNT, "100_000_000", Later, "Images with more pixels are not decoded.";
         fetch_remote_images: bool = Bool, "false", Now, "Fetch http(s) images for backends that cannot (Ollama), from public addresses.";
         fetch_remote_images_private: bool = Bool, "false", Now, "Fetch them from private addresses too.";
-        strict_capabilities: bool = Bool, "false", Later, "Refuse tools for models that are flagged as having none.";
+        strict_capabilities: bool = Bool, "false", Now, "Refuse tools for models that are flagged as having none.";
         reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to thoughts that stand as think tags in the text.";
         reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Later, "The field in which clients get reasoning.";
     }
@@ -175,15 +175,15 @@ sections! {
     }
     /// History of conversations with images.
     vision_history VisionHistory {
-        vision_truncate_history: bool = Bool, "true", Later, "Drop earlier turns of requests with images.";
-        vision_keep_system: bool = Bool, "true", Later, "Keep system messages when turns are dropped.";
-        vision_keep_last_n_turns: u32 = COUNT, "0", Later, "Earlier turns that stay.";
+        vision_truncate_history: bool = Bool, "true", Now, "Drop earlier turns of requests with images.";
+        vision_keep_system: bool = Bool, "true", Now, "Keep system messages when turns are dropped.";
+        vision_keep_last_n_turns: u32 = COUNT, "0", Now, "Earlier turns that stay.";
     }
     /// History of conversations with reasoning models.
     reasoning_history ReasoningHistory {
-        reasoning_truncate_history: bool = Bool, "false", Later, "Drop earlier turns for reasoning models.";
-        reasoning_keep_system: bool = Bool, "true", Later, "Keep system messages when turns are dropped.";
-        reasoning_keep_last_n_turns: u32 = COUNT, "1", Later, "Earlier turns that stay.";
+        reasoning_truncate_history: bool = Bool, "false", Now, "Drop earlier turns for reasoning models.";
+        reasoning_keep_system: bool = Bool, "true", Now, "Keep system messages when turns are dropped.";
+        reasoning_keep_last_n_turns: u32 = COUNT, "1", Now, "Earlier turns that stay.";
     }
     /// The supervised vLLM.
     vllm Vllm {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::capabilities::Capabilities;
 use super::keeping::Keeping;
+use super::policy::EntryPolicy;
 use super::truth::is_truthy;
 
 /// One model.
@@ -57,6 +58,8 @@ pub struct Entry {
     pub pricing: Option<Pricing>,
     /// How its model is kept when nobody uses it.
     pub keeping: Keeping,
+    /// What is to be done with requests to it.
+    pub policy: EntryPolicy,
     /// `metadata.ollama_capabilities`: what Ollama has said that it can do; empty: not known.
     pub ollama_capabilities: Vec<String>,
 }
@@ -183,6 +186,8 @@ struct Wire {
     download_size_bytes: Value,
     #[serde(deserialize_with = "loose_map")]
     generation_defaults: Map<String, Value>,
+    #[serde(deserialize_with = "loose_map")]
+    probes: Map<String, Value>,
     #[serde(deserialize_with = "or_default")]
     chat_template: ChatTemplate,
 }
@@ -225,6 +230,12 @@ impl Entry {
             download_path: wire.download_path,
             download_size_bytes: count(Some(&wire.download_size_bytes)),
             context_window: count(wire.generation_defaults.get("context_window")),
+            policy: EntryPolicy::of(
+                &wire.metadata,
+                &wire.capabilities,
+                &wire.probes,
+                wire.generation_defaults,
+            ),
             chat_template: wire.chat_template,
         })
     }
