@@ -14,7 +14,7 @@ use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Switch};
 use chat_proxy_actors::clock;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::events::EventBus;
-use chat_proxy_actors::forwarder::{ForwarderFactory, Turns};
+use chat_proxy_actors::forwarder::{ForwarderFactory, Scaler, ScalingRules, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::lease::LeaseShelf;
@@ -126,6 +126,7 @@ fn lasting(
         ledger: ledger.clone(),
         leases: leases.clone(),
         limits: limits.clone(),
+        scaler: Scaler::new(ScalingRules::of(settings)),
     };
     let forwarders = ForwarderFactory::new(settings::forward(settings), registry.clone(), turns);
     Ok(House {

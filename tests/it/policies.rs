@@ -1,5 +1,10 @@
 //! Request policies over the wire: what the backend gets, what the client and the log are told.
 
+use std::io::Cursor;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::{Value, json};
 
 use crate::support::daemon::entry;
@@ -119,4 +124,78 @@ fn ollama_gets_the_same_and_the_header_tells_both() {
     let told = reply.head.get("x-imageworks-policy").expect("a policy");
     assert!(told.starts_with("system_prompt=default; ") && told.contains("logit_bias"), "{told}");
     assert_eq!(ollama.chats()[0]["body"]["messages"][0]["content"], "be kind");
+}
+
+/// A picture of noise, as PNG: it has about as many bytes as it has.
+fn picture(width: u32, height: u32) -> Vec<u8> {
+    let noise = |x: u32, y: u32| {
+        let n = x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503).rotate_left(7);
+        image::Rgb([n.to_le_bytes()[1], n.to_le_bytes()[2], n.to_le_bytes()[3]])
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    let image: DynamicImage = RgbImage::from_fn(width, height, noise).into();
+    image.write_to(&mut bytes, ImageFormat::Png).expect("a picture");
+    bytes.into_inner()
+}
+
+fn shows(bytes: &[u8]) -> Value {
+    let url = format!("data:image/png;base64,{}", STANDARD.encode(bytes));
+    json!({"type": "image_url", "image_url": {"url": url, "detail": "high"}})
+}
+
+fn seeing(upstream: &Upstream) -> Setup {
+    let more = json!({"capabilities": {"vision": {"target_long_edge": 100}}});
+    daemon(upstream, more).set("vision_preprocess", "vision_downscale_backends", "[\"openai\"]")
+}
+
+#[test]
+fn large_images_are_scaled_and_small_ones_stay_as_they_came() {
+    let upstream = answering();
+    let daemon = seeing(&upstream).start();
+    let (large, small) = (picture(300, 150), picture(100, 50));
+    let parts = [text("look"), shows(&large), shows(&small), shows(&large)];
+    for _ in 0..2 {
+        let reply = ask(&[says("user", json!(parts))]).reply(daemon.addr());
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert_eq!(reply.head.get("x-imageworks-policy"), Some("images_downscaled=2"));
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen[0].json(), seen[1].json(), "remembered or not");
+    let content = seen[0].json()["messages"][0]["content"].clone();
+    assert_eq!((&content[0], &content[2]), (&parts[0], &parts[2]));
+    assert_eq!(content[1]["image_url"]["detail"], "high");
+    let url = content[1]["image_url"]["url"].as_str().expect("a text");
+    let jpeg = STANDARD.decode(url.strip_prefix("data:image/jpeg;base64,").expect("a JPEG"));
+    let scaled = image::load_from_memory(&jpeg.expect("base64")).expect("an image");
+    assert_eq!((scaled.width(), scaled.height()), (100, 50));
+}
+
+#[test]
+fn the_size_gate_counts_what_is_sent_and_passes_what_nobody_understands() {
+    let upstream = answering();
+    let daemon = seeing(&upstream).set("limits", "max_image_bytes", 60_000).start();
+    let large = picture(300, 150);
+    assert!(large.len() > 60_000);
+    let reply =
+        ask(&[says("user", json!([shows(&large), shows(b"no image")]))]).reply(daemon.addr());
+    assert_eq!(reply.status(), 200, "scaled it is small: {}", reply.text());
+    let passed = &upstream.only().json()["messages"][0]["content"][1];
+    assert_eq!(*passed, shows(b"no image"));
+    let refused = ask(&[says("user", json!([shows(&[7; 60_001])]))]).reply(daemon.addr());
+    refused.error(413, "err_payload_too_large");
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[test]
+fn images_for_other_backends_stay_but_are_counted() {
+    let upstream = answering();
+    let daemon = daemon(&upstream, json!({"capabilities": {"vision": true}}))
+        .set("limits", "max_image_bytes", 60_000)
+        .start();
+    let small = picture(100, 50);
+    let reply = ask(&[says("user", json!([shows(&small)]))]).reply(daemon.addr());
+    assert_eq!((reply.status(), reply.head.get("x-imageworks-policy")), (200, None));
+    assert_eq!(upstream.only().json()["messages"][0]["content"], json!([shows(&small)]));
+    let large = ask(&[says("user", json!([shows(&picture(300, 150))]))]).reply(daemon.addr());
+    large.error(413, "err_payload_too_large");
 }

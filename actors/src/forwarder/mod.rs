@@ -26,6 +26,7 @@ mod policies;
 mod prepare;
 mod pump;
 mod reply;
+mod scaling;
 mod task;
 mod unary;
 mod upstream;
@@ -49,6 +50,7 @@ pub use images::ImageRules;
 pub use messages::{
     Answer, Content, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
 };
+pub use scaling::{Scaler, ScalingRules};
 
 use crate::autostart::messages::EnsureStarted;
 use crate::client::{Clients, IDLE_CONNECTION};
@@ -147,6 +149,8 @@ pub struct Turns {
     pub leases: Arc<LeaseShelf>,
     /// Places at models that the arbiter does not place.
     pub limits: Arc<Limits>,
+    /// Who scales images.
+    pub scaler: Arc<Scaler>,
 }
 
 /// The switch of every thread that has had a forwarder, to be told when requests are cut.

@@ -3,14 +3,19 @@
 //! Owns: what of the registry and the settings they are told, and what is said of their work. Must never
 //! do: decide; `core::chat::policy` does.
 
-use chat_proxy_core::ApiError;
-use chat_proxy_core::chat::policy::{self, Changes, Keep, PolicyRules};
+use std::collections::BTreeMap;
+
+use chat_proxy_core::chat::policy::{self, Keep, PolicyRules};
 use chat_proxy_core::config::Settings;
 use chat_proxy_core::registry::Placement;
 
 use super::Shared;
 use super::cargo::Outgoing;
-use super::prepare::Found;
+use super::messages::Labels;
+use super::patience;
+use super::prepare::{Found, Prepared};
+use super::reply::Reply;
+use crate::transcript::Transcript;
 
 /// What the operator wants.
 pub(super) fn rules(settings: &Settings) -> PolicyRules {
@@ -27,16 +32,52 @@ pub(super) fn rules(settings: &Settings) -> PolicyRules {
     }
 }
 
-/// The request as its model is to get it.
-pub(super) fn apply(
+/// The request as its model is to get it, and the way back to its client; `None`: the request has
+/// ended.
+pub(super) async fn apply(
     shared: &Shared,
-    found: &Found,
+    prepared: &Prepared,
     request: Outgoing,
-) -> Result<(Outgoing, Changes), ApiError> {
-    let Outgoing::Chat(chat) = request else { return Ok((request, Changes::default())) };
+    mut reply: Reply,
+    transcript: &mut Transcript,
+) -> Option<(Outgoing, Reply)> {
+    let found = &prepared.found;
+    let Outgoing::Chat(chat) = request else {
+        reply.label(Labels { model: found.model.clone(), policy: None });
+        return Some((request, reply));
+    };
     let facts = found.entry().facts(reported_vision(shared, found));
-    let outcome = policy::apply(&chat, &facts, &shared.settings.policies)?;
-    Ok((Outgoing::Chat(chat.with_edits(outcome.edits)), outcome.changes))
+    let planned = match policy::plan(&chat, &facts, &shared.settings.policies) {
+        Ok(planned) => planned,
+        Err(error) => {
+            reply.refuse(error, transcript);
+            return None;
+        }
+    };
+    let images = planned.images();
+    let sees = facts.vision == Some(true);
+    let scaled = if images.is_empty() {
+        Ok(Ok(BTreeMap::new()))
+    } else {
+        let scaling = shared.turns.scaler.scale(chat.body(), &images, found.entry(), sees);
+        let state = "images are scaled";
+        patience::wait(shared, prepared.stream, state, scaling, &mut reply, transcript).await
+    };
+    let anew = match scaled {
+        Ok(Ok(anew)) => anew,
+        Ok(Err(error)) => {
+            reply.refuse(error, transcript);
+            return None;
+        }
+        Err(why) => {
+            reply.interrupted(why, transcript);
+            return None;
+        }
+    };
+    let outcome = planned.finish(&anew);
+    transcript.record().policy = outcome.changes.record();
+    reply.label(Labels { model: found.model.clone(), policy: outcome.changes.header() });
+    Some((Outgoing::Chat(chat.with_edits(outcome.edits)), reply))
 }
 
 /// What Ollama says of its model's eyes, if it has been asked.

@@ -16,7 +16,7 @@ use chat_proxy_core::{ApiError, Code};
 
 use super::admission::{Admitted, Wanted, admit};
 use super::cargo::{Cargo, Target, Unsent};
-use super::messages::{Forward, Labels, RequestBody, RequestMeta};
+use super::messages::{Forward, RequestBody, RequestMeta};
 use super::prepare::{Prepared, prepare};
 use super::reply::Reply;
 use super::upstream::Upstream;
@@ -53,13 +53,9 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
     let as_it_came = prepared.who.only_there.then(|| request.clone());
     let (mut request, mut share) = (request, share);
     for moves in 0.. {
-        let (fit, changes) = match policies::apply(shared, &prepared.found, request) {
-            Ok(fit) => fit,
-            Err(error) => return reply.refuse(error, transcript),
-        };
-        let policy = changes.header();
-        transcript.record().policy = changes.record();
-        reply.label(Labels { model: prepared.found.model.clone(), policy });
+        let fit = policies::apply(shared, &prepared, request, reply, transcript).await;
+        let Some((fit, held)) = fit else { return };
+        reply = held;
         let story = Request { shared, prepared: &prepared, meta: &meta };
         let cargo = Cargo { request: fit, share };
         let Some(moved) = story.at_its_place(cargo, reply, transcript).await else { return };

@@ -7,6 +7,7 @@
 
 pub mod chunk;
 pub mod edits;
+pub mod images;
 pub mod ollama;
 pub mod policy;
 pub mod remote;

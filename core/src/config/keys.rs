@@ -158,8 +158,8 @@ sections! {
         body_spool_bytes: u64 = BYTES, "1_048_576", Now, "Bodies of relayed requests over this wait in an unlinked file in _staging, not in memory (bytes).";
         max_spooled_bytes: u64 = BYTES, "4_294_967_296", Now, "Request bodies that wait in such files, all together (bytes).";
         require_template: bool = Bool, "true", Later, "Refuse models of local engines that have no chat template.";
-        max_image_bytes: u64 = BYTES, "6_000_000", Later, "Images of one request together, decoded from base64 (bytes).";
-        max_decode_pixels: u64 = COUNT, "100_000_000", Later, "Images with more pixels are not decoded.";
+        max_image_bytes: u64 = BYTES, "6_000_000", Now, "Images of one request together, decoded from base64 (bytes).";
+        max_decode_pixels: u64 = COUNT, "100_000_000", Now, "Images with more pixels are not decoded.";
         fetch_remote_images: bool = Bool, "false", Now, "Fetch http(s) images for backends that cannot (Ollama), from public addresses.";
         fetch_remote_images_private: bool = Bool, "false", Now, "Fetch them from private addresses too.";
         strict_capabilities: bool = Bool, "false", Now, "Refuse tools for models that are flagged as having none.";
@@ -168,10 +168,10 @@ sections! {
     }
     /// Images on their way to vision models.
     vision_preprocess VisionPreprocess {
-        auto_downscale_images: bool = Bool, "true", Later, "Scale large images down.";
-        max_image_pixels: u32 = Int(1, 65535), "448", Later, "Long edge of scaled images (pixels).";
-        image_jpeg_quality: u8 = Int(1, 100), "85", Later, "JPEG quality of scaled images.";
-        vision_downscale_backends: Vec<String> = List, "[\"vllm\"]", Later, "Backends whose images are scaled.";
+        auto_downscale_images: bool = Bool, "true", Now, "Scale large images down.";
+        max_image_pixels: u32 = Int(1, 65535), "448", Now, "Long edge of scaled images (pixels).";
+        image_jpeg_quality: u8 = Int(1, 100), "85", Now, "JPEG quality of scaled images.";
+        vision_downscale_backends: Vec<String> = List, "[\"vllm\"]", Now, "Backends whose images are scaled.";
     }
     /// History of conversations with images.
     vision_history VisionHistory {

@@ -24,7 +24,7 @@ pub(super) struct Cut {
 
 /// Drops earlier turns. `carry`: images of the newest of them come to the current turn, where that
 /// and what stays have none.
-pub(super) fn truncate(plan: &mut Plan<'_>, keep: Keep, carry: bool) -> Cut {
+pub(super) fn truncate(plan: &mut Plan, keep: Keep, carry: bool) -> Cut {
     let turns = plan.messages.turns();
     let Some(earlier) = turns.len().checked_sub(1) else { return Cut::default() };
     let dropped = earlier.saturating_sub(keep.turns);
@@ -42,7 +42,7 @@ pub(super) fn truncate(plan: &mut Plan<'_>, keep: Keep, carry: bool) -> Cut {
 }
 
 /// `begins`: where the dropped turns begin, and the first one that stays.
-fn carry_over(plan: &mut Plan<'_>, begins: &[usize]) -> usize {
+fn carry_over(plan: &mut Plan, begins: &[usize]) -> usize {
     let all = &plan.messages.all;
     let takes = plan.messages.current().is_some_and(|at| all[at].content != Content::None);
     if !takes || plan.kept().any(|(_, message)| message.has_image()) {

@@ -12,6 +12,9 @@ mod strip;
 mod tests;
 mod view;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use bytes::Bytes;
 use memchr::memmem;
 use serde_json::{Map, Value};
@@ -64,32 +67,54 @@ pub struct Outcome {
     pub changes: Changes,
 }
 
+/// What is to be done, but for the images: those cost too much to be done here.
+#[derive(Debug, Default)]
+pub struct Planned {
+    plan: Option<Plan>,
+    edits: Vec<Edit>,
+    changes: Changes,
+}
+
+impl Planned {
+    /// Where the addresses of the inline images stand that are sent, quotes included.
+    pub fn images(&self) -> Vec<Range<usize>> {
+        self.plan.as_ref().map(Plan::inline_images).unwrap_or_default()
+    }
+
+    /// All of it. `anew`: other addresses of images, by where the old ones begin.
+    pub fn finish(mut self, anew: &BTreeMap<usize, Bytes>) -> Outcome {
+        self.edits.extend(self.plan.iter().flat_map(|plan| plan.edits(anew)));
+        self.changes.images_downscaled = anew.len();
+        Outcome { edits: self.edits, changes: self.changes }
+    }
+}
+
 /// Finds out what is to be done; an error: the model cannot do what is asked.
-pub fn apply(
+pub fn plan(
     chat: &ChatRequest,
     model: &ModelFacts<'_>,
     rules: &PolicyRules,
-) -> Result<Outcome, ApiError> {
+) -> Result<Planned, ApiError> {
     if rules.strict_capabilities && model.tools == Some(false) && chat.offers_tools() {
         let message = format!("{} cannot call tools", model.name);
         return Err(ApiError::new(Code::CapabilityMismatch, message)
             .param("tools")
             .hint("choose another model, or turn strict_capabilities off"));
     }
-    let mut outcome = Outcome::default();
+    let mut planned = Planned::default();
     if looks_at_messages(chat.body(), model, rules) {
         let messages = Messages::read(chat.text(), chat.messages())?;
-        let mut plan = Plan::new(chat.body(), messages);
-        change_messages(&mut plan, model, rules, &mut outcome.changes)?;
-        outcome.edits = plan.edits();
+        let mut plan = Plan::new(chat.body().clone(), messages);
+        change_messages(&mut plan, model, rules, &mut planned.changes)?;
+        planned.plan = Some(plan);
     }
     if !model.defaults.is_empty() {
         let (edits, filled) =
             defaults::fill_in(chat.text(), chat.insert_at(), model.defaults, model.backend);
-        outcome.edits.extend(edits);
-        outcome.changes.defaults = filled;
+        planned.edits = edits;
+        planned.changes.defaults = filled;
     }
-    Ok(outcome)
+    Ok(planned)
 }
 
 /// Whether anything can follow from the messages. To read them costs more than all else here.
@@ -101,7 +126,7 @@ fn looks_at_messages(body: &Bytes, model: &ModelFacts<'_>, rules: &PolicyRules) 
 }
 
 fn change_messages(
-    plan: &mut Plan<'_>,
+    plan: &mut Plan,
     model: &ModelFacts<'_>,
     rules: &PolicyRules,
     changes: &mut Changes,

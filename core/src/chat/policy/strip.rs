@@ -10,7 +10,7 @@ use crate::error::{ApiError, Code};
 const PLACEHOLDER: &str = "[Image omitted: model does not support vision content]";
 
 /// Takes the images out; answers how many.
-pub(super) fn strip_images(plan: &mut Plan<'_>, model: &str) -> Result<usize, ApiError> {
+pub(super) fn strip_images(plan: &mut Plan, model: &str) -> Result<usize, ApiError> {
     let current = plan.messages.current().unwrap_or(0);
     let mut stripped = 0;
     for (at, message) in plan.messages.all.iter().enumerate() {

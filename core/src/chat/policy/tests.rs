@@ -27,6 +27,15 @@ fn vision_rules(keep: Keep) -> PolicyRules {
     PolicyRules { vision_history: Some(keep), ..PolicyRules::default() }
 }
 
+/// Without a look at the images.
+fn apply(
+    chat: &ChatRequest,
+    model: &ModelFacts<'_>,
+    rules: &PolicyRules,
+) -> Result<Outcome, ApiError> {
+    Ok(plan(chat, model, rules)?.finish(&BTreeMap::new()))
+}
+
 fn chat(body: &Value) -> ChatRequest {
     ChatRequest::parse(Bytes::from(body.to_string())).unwrap()
 }
@@ -216,6 +225,46 @@ fn reasoning_models_have_settings_of_their_own() {
     talk[0] = user(&json!([image("A")]));
     let (body, _) = applied(&with(&talk), &both, &rules).unwrap();
     assert_eq!(body["messages"], json!([user(&json!([text("3"), image("A")]))]));
+}
+
+// 5.3
+
+/// Each image that is sent gets another address: its own in small letters.
+fn anew(body: &Value, model: &ModelFacts<'_>, rules: &PolicyRules) -> (Value, Changes) {
+    let chat = chat(body);
+    let planned = plan(&chat, model, rules).unwrap();
+    let new = |place: Range<usize>| (place.start, Bytes::from(chat.text()[place].to_lowercase()));
+    let scaled = planned.images().into_iter().map(new).collect();
+    let outcome = planned.finish(&scaled);
+    let bytes = splice(chat.body(), outcome.edits).concat();
+    (serde_json::from_slice(&bytes).unwrap(), outcome.changes)
+}
+
+#[test]
+fn images_that_are_sent_get_other_addresses_wherever_they_come_to_stand() {
+    let sees = ModelFacts { vision: Some(true), ..model() };
+    let small = |name: &str| {
+        let mut part = image(name);
+        part["image_url"]["url"] = json!(format!("data:image/png;base64,{name}").to_lowercase());
+        part
+    };
+    let (body, changes) = anew(&with(&talk()), &sees, &vision_rules(ALL_GO));
+    assert_eq!(body["messages"][2]["content"], json!([text("three"), small("A"), small("B")]));
+    assert_eq!(
+        changes.header().as_deref(),
+        Some("images_downscaled=2; images_carried=2; turns_dropped=2")
+    );
+    let (body, changes) = anew(&with(&talk()), &sees, &PolicyRules::default());
+    assert_eq!(body["messages"][2]["content"], json!([text("one"), small("A"), small("B")]));
+    assert_eq!(changes.images_downscaled, 2);
+    let remote = json!({"type": "image_url", "image_url": {"url": "https://X/Y.png"}});
+    let body = with(&[user(&json!([remote]))]);
+    assert_eq!(anew(&body, &sees, &PolicyRules::default()).0, body);
+    // What goes, or becomes words, is not looked at.
+    let blind = ModelFacts { vision: Some(false), ..model() };
+    let own = [user(&json!([described("A", "a cat")]))];
+    let planned = plan(&chat(&with(&own)), &blind, &PolicyRules::default()).unwrap();
+    assert!(planned.images().is_empty());
 }
 
 // 5.5
