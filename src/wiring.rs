@@ -116,7 +116,8 @@ fn lasting(
     let ledger = permits(settings)?;
     let registry = RegistryView::default();
     let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
-    let limits = Limits::new(settings::limits(settings));
+    let limits =
+        Limits::new(settings::limits(settings), settings.scheduler.max_queue_depth as usize);
     let turns = Turns {
         admit: directory.port(|book| book.arbiter.clone()),
         abandon: directory.port(|book| book.arbiter.clone()),

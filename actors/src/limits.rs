@@ -5,6 +5,7 @@
 //! is dropped, by whomever, goes to whoever is next.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,16 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 
+/// When a lease ends nobody knows.
+const COME_BACK: Duration = Duration::from_secs(30);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Limits {
     inner: Option<Mutex<Inner>>,
+    max_waiting: usize,
+    /// How many wait for the end of a lease.
+    kept_out: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -57,13 +64,13 @@ pub struct Queued {
 }
 
 impl Limits {
-    /// `None`: no limit.
-    pub fn new(rules: Option<LimitRules>) -> Arc<Self> {
+    /// `None`: no limit. So many may wait in any case.
+    pub fn new(rules: Option<LimitRules>, max_waiting: usize) -> Arc<Self> {
         let inner = rules.map(|rules| {
             let core = ModelLimits::new(rules);
             Mutex::new(Inner { core, tickets: 0, told: HashMap::new() })
         });
-        Arc::new(Limits { inner })
+        Arc::new(Limits { inner, max_waiting, kept_out: AtomicUsize::new(0) })
     }
 
     /// Asks for a place. `arrived`: when the request came.
@@ -83,6 +90,16 @@ impl Limits {
         }
     }
 
+    /// Counts somebody who waits for the end of a lease, until what is given back is dropped.
+    pub fn wait_for_a_lease(self: &Arc<Self>) -> Result<KeptOut, Refusal> {
+        let waiting = self.kept_out.fetch_add(1, Ordering::SeqCst);
+        let counted = KeptOut(self.clone());
+        if waiting < self.max_waiting {
+            return Ok(counted);
+        }
+        Err(Refusal::QueueFull { waiting, retry_after: COME_BACK })
+    }
+
     /// How many wait for a model.
     pub fn waiting_for(&self, model: &str) -> usize {
         self.inner().map_or(0, |inner| inner.core.waiting_for(&model.into()))
@@ -90,6 +107,16 @@ impl Limits {
 
     fn inner(&self) -> Option<MutexGuard<'_, Inner>> {
         Some(self.inner.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Somebody who waits for the end of a lease.
+#[derive(Debug)]
+pub struct KeptOut(Arc<Limits>);
+
+impl Drop for KeptOut {
+    fn drop(&mut self) {
+        self.0.kept_out.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -141,12 +168,13 @@ mod tests {
     use super::*;
 
     fn limits(at_once: usize) -> Arc<Limits> {
-        Limits::new(Some(LimitRules {
+        let rules = LimitRules {
             at_once,
             max_waiting: 2,
             interactive_bound: Duration::from_secs(120),
             background_bound: Duration::from_secs(600),
-        }))
+        };
+        Limits::new(Some(rules), 2)
     }
 
     fn enter(limits: &Arc<Limits>) -> Entry {
@@ -192,7 +220,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nobody_counts() {
-        let limits = Limits::new(None);
+        let limits = Limits::new(None, 0);
         assert!(matches!(enter(&limits), Entry::In(None)));
         assert_eq!(limits.waiting_for("m"), 0);
     }

@@ -70,6 +70,11 @@ impl Transcript {
         self.record.activate_ms += millis(loading);
     }
 
+    /// What has been said of waiting and loading until now.
+    pub fn waited_so_far(&self) -> Duration {
+        Duration::from_millis(self.record.queue_ms + self.record.activate_ms)
+    }
+
     /// The client's id of the request.
     pub fn request_id(&self) -> &str {
         &self.record.request_id

@@ -129,7 +129,7 @@ async fn acquire(
         }
         // The arbiter died over it: perhaps behind its yes.
         if let Some(record) = state.leases.current().filter(|r| r.token.key().is(&token)) {
-            state.leases.put(Some(record.clone())).await.map_err(|error| {
+            state.leases.clone().put(Some(record.clone())).await.map_err(|error| {
                 ApiError::new(Code::Internal, format!("the lease cannot be written down: {error}"))
             })?;
             return Ok(json!({"token": record.token.reveal(), "lease": shown(&record, true)}));

@@ -69,7 +69,9 @@ pub(super) async fn admit(
 ) -> Admitted {
     match turn(shared, wanted, &mut reply, transcript).await {
         Ok(permit) => {
-            transcript.waited(permit.queued, permit.loading);
+            // The arbiter counts from the arrival; some of that may be written down already.
+            let known = transcript.waited_so_far();
+            transcript.waited(permit.queued.saturating_sub(known), permit.loading);
             reply.uses(Some(permit.generation));
             Admitted::Granted(permit, reply)
         }

@@ -19,6 +19,8 @@ use crate::permits::Permit;
 pub(super) struct Cargo {
     pub(super) request: Outgoing,
     pub(super) share: Box<dyn Any + Send>,
+    /// The request before it was made fit for its model, where it may have to be for another one.
+    pub(super) as_it_came: Option<Outgoing>,
 }
 
 /// A request that can be sent, and sent again: its clones share the bytes.

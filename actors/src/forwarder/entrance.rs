@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::patience;
-use super::reply::Reply;
+use super::reply::{Interrupt, Reply};
 use super::task::Request;
 use crate::clock;
 use crate::lease::LeaseRecord;
@@ -26,36 +26,52 @@ impl Request<'_> {
         mut reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Reply> {
-        let shared = self.shared;
-        let mut changes = shared.turns.leases.watch();
         let began = Instant::now();
+        let waited = self.lease_ends(&mut reply, transcript).await;
+        transcript.waited(began.elapsed(), Duration::ZERO);
+        match waited {
+            Ok(Ok(())) => return Some(reply),
+            Ok(Err(error)) => reply.refuse(error, transcript),
+            Err(why) => reply.interrupted(why, transcript),
+        }
+        None
+    }
+
+    async fn lease_ends(
+        &self,
+        reply: &mut Reply,
+        transcript: &mut Transcript,
+    ) -> Result<Result<(), ApiError>, Interrupt> {
+        let (shared, model) = (self.shared, &self.prepared.found.model);
+        let mut changes = shared.turns.leases.watch();
+        let mut place = None;
         loop {
             let record = changes.borrow_and_update().clone();
             let Some(record) = record.filter(|record| !self.may_pass(record)) else {
-                transcript.waited(began.elapsed(), Duration::ZERO);
-                return Some(reply);
+                return Ok(Ok(()));
             };
             if !shared.settings.lease_wait {
-                reply.refuse(leased(&record).error(&self.prepared.found.model), transcript);
-                return None;
+                return Ok(Err(leased(&record).error(model)));
+            }
+            if place.is_none() {
+                place = match shared.turns.limits.wait_for_a_lease() {
+                    Ok(place) => Some(place),
+                    Err(refusal) => return Ok(Err(refusal.error(model))),
+                };
             }
             let state = format!("the GPU is leased to {}", record.owner);
-            let change = timeout(self.left(began), changes.changed());
+            let change = timeout(self.left(transcript.arrived()), changes.changed());
             let stream = self.prepared.stream;
-            let waited =
-                patience::wait(shared, stream, &state, change, &mut reply, transcript).await;
-            match waited {
-                Err(why) => {
-                    reply.interrupted(why, transcript);
-                    return None;
-                }
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => {
-                    reply.refuse(self.too_long(began, None), transcript);
-                    return None;
-                }
+            let waited = patience::wait(shared, stream, &state, change, reply, transcript).await?;
+            if waited.is_err() {
+                return Ok(Err(self.too_long(transcript.arrived(), None)));
             }
         }
+    }
+
+    /// Whether others hold a lease now.
+    pub(super) fn is_kept_out(&self) -> bool {
+        self.shared.turns.leases.current().is_some_and(|record| !self.may_pass(&record))
     }
 
     fn may_pass(&self, record: &LeaseRecord) -> bool {
@@ -89,7 +105,7 @@ impl Request<'_> {
     ) -> Option<(Option<Slot>, Reply)> {
         let began = Instant::now();
         let (shared, stream) = (self.shared, self.prepared.stream);
-        let place = timeout(self.left(began), came);
+        let place = timeout(self.left(transcript.arrived()), came);
         let tell = || format!("position {}, waiting for a place at the model", queued.position());
         let waited =
             patience::wait_telling(shared, stream, &tell, place, &mut reply, transcript).await;
@@ -98,28 +114,32 @@ impl Request<'_> {
             Err(why) => reply.interrupted(why, transcript),
             Ok(Ok(slot)) => return Some((slot.ok(), reply)),
             Ok(Err(_)) => {
-                let refusal = queued.too_long(began.elapsed());
-                reply.refuse(self.too_long(began, refusal), transcript);
+                let arrived = transcript.arrived();
+                let refusal = queued.too_long(arrived.elapsed());
+                reply.refuse(self.too_long(arrived, refusal), transcript);
             }
         }
         None
     }
 
-    /// How much of `max_queue_wait_s` is left.
-    fn left(&self, began: Instant) -> Duration {
+    /// How much of `max_queue_wait_s` is left: all waits of a request are within it.
+    fn left(&self, arrived: Instant) -> Duration {
         let limit = self.shared.settings.max_queue_wait;
-        limit.map_or(Duration::MAX, |limit| limit.saturating_sub(began.elapsed()))
+        limit.map_or(Duration::MAX, |limit| limit.saturating_sub(arrived.elapsed()))
     }
 
-    fn too_long(&self, began: Instant, refusal: Option<Refusal>) -> ApiError {
-        let waited = began.elapsed();
+    fn too_long(&self, arrived: Instant, refusal: Option<Refusal>) -> ApiError {
+        let waited = arrived.elapsed();
         let unknown = Refusal::QueueTimeout { waited, retry_after: Duration::from_secs(5) };
         refusal.unwrap_or(unknown).error(&self.prepared.found.model)
     }
 }
 
+/// The longest that a client is told to stay away (SPEC 2.1).
+const COME_BACK: Duration = Duration::from_secs(30);
+
 fn leased(record: &LeaseRecord) -> Refusal {
     let left = (record.expires_at - clock::unix_seconds()).max(0.0);
-    let retry_after = Duration::try_from_secs_f64(left).unwrap_or_default();
+    let retry_after = Duration::try_from_secs_f64(left).unwrap_or_default().min(COME_BACK);
     Refusal::Leased { owner: record.owner.clone(), retry_after }
 }

@@ -54,8 +54,6 @@ impl Request<'_> {
     ) -> Option<Moved> {
         let native = matches!(cargo.request, Outgoing::Chat(_));
         let (mut cargo, mut reply) = self.in_its_words(model, cargo, reply, transcript).await?;
-        let (_slot, entered) = self.place(reply, transcript).await?;
-        reply = entered;
         let mut may_return = self.service().is_some();
         loop {
             let unsent =
@@ -89,6 +87,8 @@ impl Request<'_> {
             Ok(turn) => turn,
             Err((reply, error)) => return Some(Once::Elsewhere(Moved { cargo, reply, error })),
         };
+        // Not before the turn: who waits for the GPU must not keep those out who have it, or go first.
+        let (_slot, reply) = self.place(reply, transcript).await?;
         // For the same reason they are not preceded by a load.
         let loaded =
             if native { self.load(model, reply, transcript).await } else { Loaded::Yes(reply) };
@@ -145,9 +145,9 @@ impl Request<'_> {
         mut reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<(Cargo, Reply)> {
-        let Cargo { request, share } = cargo;
+        let Cargo { request, share, as_it_came } = cargo;
         let Outgoing::Chat(chat) = &request else {
-            return Some((Cargo { request, share }, reply));
+            return Some((Cargo { request, share, as_it_came }, reply));
         };
         let images = match self.images(chat, &mut reply, transcript).await {
             Ok(Ok(images)) => images,
@@ -165,7 +165,8 @@ impl Request<'_> {
         match translate(&chat.changed_body(), &pinned, &images) {
             Ok(native) => {
                 reply.label_more(native.losses.header());
-                Some((Cargo { request: Outgoing::Native(native.body), share }, reply))
+                let request = Outgoing::Native(native.body);
+                Some((Cargo { request, share, as_it_came }, reply))
             }
             Err(error) => {
                 reply.refuse(error, transcript);

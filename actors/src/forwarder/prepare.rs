@@ -4,7 +4,7 @@
 //! (SPEC 5: all that can refuse does so before anything costs). Must never do: wait, but for news of what is loaded.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
@@ -13,11 +13,13 @@ use chat_proxy_core::gpu::{Asker, Class};
 use chat_proxy_core::registry::resident::RESIDENT;
 use chat_proxy_core::registry::{Entry, Placement, Snapshot};
 use chat_proxy_core::relay::{self, Dialect};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::cargo::{Outgoing, Relay};
 use super::messages::{RequestBody, RequestMeta};
+use super::patience;
+use super::reply::{Interrupt, Reply};
 use crate::transcript::Transcript;
 
 /// What is known of a request before it goes upstream.
@@ -36,20 +38,27 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Asked for whatever is loaded, and what was is not any more: waits a little until something
-    /// else is. Answers whether that is so.
-    pub(super) async fn moves_on(&mut self, shared: &Shared, transcript: &mut Transcript) -> bool {
-        let until = Instant::now() + NEWS;
-        loop {
-            let found = find(shared, RESIDENT, transcript).ok();
-            if let Some(found) = found.filter(|found| found.model != self.found.model) {
-                self.found = found;
-                return true;
+    /// else is.
+    pub(super) async fn moves_on(
+        &self,
+        shared: &Shared,
+        reply: &mut Reply,
+        transcript: &mut Transcript,
+    ) -> Result<Option<Found>, Interrupt> {
+        let news = async {
+            loop {
+                if let Ok(found) = find(shared, RESIDENT)
+                    && found.model != self.found.model
+                {
+                    return found;
+                }
+                sleep(LOOK).await;
             }
-            if Instant::now() >= until {
-                return false;
-            }
-            sleep(LOOK).await;
-        }
+        };
+        let state = "another model is loaded";
+        let found = timeout(NEWS, news);
+        let found = patience::wait(shared, self.stream, state, found, reply, transcript).await?;
+        Ok(found.ok())
     }
 }
 
@@ -78,9 +87,18 @@ impl Found {
     pub(super) fn entry(&self) -> &Entry {
         &self.snapshot.entries()[self.position]
     }
+
+    /// What the log is told of it.
+    pub(super) fn tell(&self, transcript: &mut Transcript) {
+        let record = transcript.record();
+        record.model_logical = Some(self.model.clone());
+        record.backend = Some(self.backend.clone());
+        record.model_backend_id = Some(self.served_id.clone());
+        transcript.priced(self.entry().pricing);
+    }
 }
 
-fn find(shared: &Shared, name: &str, transcript: &mut Transcript) -> Result<Found, ApiError> {
+fn find(shared: &Shared, name: &str) -> Result<Found, ApiError> {
     let view = shared.registry.load();
     let snapshot = &view.snapshot;
     let position = match name {
@@ -88,11 +106,6 @@ fn find(shared: &Shared, name: &str, transcript: &mut Transcript) -> Result<Foun
         name => snapshot.position(name)?,
     };
     let (entry, placement) = (&snapshot.entries()[position], snapshot.placement(position));
-    let record = transcript.record();
-    record.model_logical = Some(entry.name.clone());
-    record.backend = Some(entry.backend.clone());
-    record.model_backend_id = Some(entry.served_id().to_owned());
-    transcript.priced(entry.pricing);
     Ok(Found {
         model: entry.name.clone(),
         backend: entry.backend.clone(),
@@ -150,7 +163,8 @@ pub(super) fn prepare(
     }
     let who = asker(shared, meta, &request, name);
     transcript.record().class = who.class;
-    let found = find(shared, name, transcript)?;
+    let found = find(shared, name)?;
+    found.tell(transcript);
     let prepared = Prepared {
         dialect: asked.dialect,
         stream: asked.stream,

@@ -49,22 +49,27 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),
     };
-    // Who follows what is loaded may have to be made fit for another model.
-    let as_it_came = prepared.who.only_there.then(|| request.clone());
     let (mut request, mut share) = (request, share);
     for moves in 0.. {
+        // Who follows what is loaded may have to be made fit for another model.
+        let as_it_came = prepared.who.only_there.then(|| request.clone());
         let fit = policies::apply(shared, &prepared, request, reply, transcript).await;
         let Some((fit, held)) = fit else { return };
-        reply = held;
         let story = Request { shared, prepared: &prepared, meta: &meta };
-        let cargo = Cargo { request: fit, share };
-        let Some(moved) = story.at_its_place(cargo, reply, transcript).await else { return };
-        if moves >= MAX_MOVES || !prepared.moves_on(shared, transcript).await {
-            return moved.reply.refuse(moved.error, transcript);
-        }
-        let Moved { cargo, reply: held, .. } = moved;
-        (share, reply) = (cargo.share, held);
-        request = as_it_came.clone().unwrap_or(cargo.request);
+        let cargo = Cargo { request: fit, share, as_it_came };
+        let Some(moved) = story.at_its_place(cargo, held, transcript).await else { return };
+        let Moved { cargo, reply: held, error } = moved;
+        reply = held;
+        let found = match prepared.moves_on(shared, &mut reply, transcript).await {
+            Ok(found) => found.filter(|_| moves < MAX_MOVES),
+            Err(why) => return reply.interrupted(why, transcript),
+        };
+        let (Some(found), Some(as_it_came)) = (found, cargo.as_it_came) else {
+            return reply.refuse(error, transcript);
+        };
+        found.tell(transcript);
+        prepared.found = found;
+        (request, share) = (as_it_came, cargo.share);
     }
 }
 
@@ -156,12 +161,18 @@ impl Request<'_> {
         mut reply: Reply,
         transcript: &mut Transcript,
     ) {
-        if self.prepared.found.uses_gpu {
-            let Some(passed) = self.past_lease(reply, transcript).await else { return };
-            reply = passed;
-        }
-        let Some((_slot, entered)) = self.place(reply, transcript).await else { return };
-        reply = entered;
+        let _slot = loop {
+            if self.prepared.found.uses_gpu {
+                let Some(passed) = self.past_lease(reply, transcript).await else { return };
+                reply = passed;
+            }
+            let Some((slot, entered)) = self.place(reply, transcript).await else { return };
+            reply = entered;
+            // It may have been leased while this one stood in line.
+            if !(self.prepared.found.uses_gpu && self.is_kept_out()) {
+                break slot;
+            }
+        };
         let url = self.prepared.dialect.url(endpoint);
         let mut may_return = self.service().is_some();
         loop {

@@ -76,7 +76,8 @@ pub(super) struct Upstream {
 /// See [`Upstream::held`].
 struct Held {
     share: Box<dyn Any + Send>,
-    again: Option<Outgoing>,
+    /// The request, and how it was before it was made fit for its model, if it may return.
+    again: Option<(Outgoing, Option<Outgoing>)>,
 }
 
 impl Upstream {
@@ -88,11 +89,11 @@ impl Upstream {
         meta: &RequestMeta,
         cargo: Cargo,
     ) -> Result<Upstream, ApiError> {
-        let (endpoint, Cargo { request: asked, share }) = (target.endpoint, cargo);
+        let (endpoint, Cargo { request: asked, share, as_it_came }) = (target.endpoint, cargo);
         // The pieces are slices of the client's body: keeping that copies nothing.
         let body = asked.pieces(target.served_id);
         let content_type = asked.content_type().to_owned();
-        let again = target.may_return.then_some(asked);
+        let again = target.may_return.then_some((asked, as_it_came));
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut request = client
             .post(target.url)
@@ -168,9 +169,11 @@ impl Upstream {
             Err(error) => {
                 let told = explain(&error, &self.address);
                 match held {
-                    Some(Held { share, again: Some(request) }) if is_unanswered(&error) => {
+                    Some(Held { share, again: Some((request, as_it_came)) })
+                        if is_unanswered(&error) =>
+                    {
                         let (unreachable, cargo) =
-                            (is_unreachable(&error), Cargo { request, share });
+                            (is_unreachable(&error), Cargo { request, share, as_it_came });
                         self.over(Event::Unsent(Box::new(Returned {
                             error: told,
                             unreachable,

@@ -58,10 +58,10 @@ impl GpuArbiter {
                     "the GPU's lease has ended"
                 );
                 self.tell_lease(end.as_str(), &lease.owner, None);
-                let shelf = self.parts.leases.clone();
+                let writing = self.parts.leases.clone().put(None);
                 ctx.spawn(
                     async move {
-                        if let Err(error) = shelf.put(None).await {
+                        if let Err(error) = writing.await {
                             tracing::error!(%error, "a lease that has ended is still written down");
                         }
                     }
@@ -80,8 +80,7 @@ impl GpuArbiter {
         reply: oneshot::Sender<Result<Arc<LeaseRecord>, ApiError>>,
         ctx: &mut Context<Self>,
     ) {
-        let (shelf, written) = (self.parts.leases.clone(), record.clone());
-        let writing = async move { shelf.put(Some(written)).await };
+        let writing = self.parts.leases.clone().put(Some(record.clone()));
         ctx.spawn(writing.into_actor(self).map(move |outcome, arbiter, ctx| {
             let token = record.token.key();
             let answer = outcome.map(|()| record).map_err(|error| unwritten(&error));
@@ -186,12 +185,16 @@ impl Handler<OrderLease> for GpuArbiter {
             }
             LeaseOutcome::Other { owner } => Err(busy(&owner)),
         };
-        let shelf = self.parts.leases.clone();
+        let record = match &answer {
+            Ok(LeaseAnswer::Renewed(record)) => Some(Some(record.clone())),
+            Ok(LeaseAnswer::Released) => Some(None),
+            Ok(LeaseAnswer::Idle) | Err(_) => None,
+        };
+        let put = record.map(|record| self.parts.leases.clone().put(record));
         let writing = async move {
-            let written = match &answer {
-                Ok(LeaseAnswer::Renewed(record)) => shelf.put(Some(record.clone())).await,
-                Ok(LeaseAnswer::Released) => shelf.put(None).await,
-                _ => Ok(()),
+            let written = match put {
+                Some(put) => put.await,
+                None => Ok(()),
             };
             // Whoever ordered it may have gone.
             let _ = reply.send(written.map_err(|error| unwritten(&error)).and(answer));

@@ -84,7 +84,8 @@ impl Stories {
         why: Why,
         now: Moment,
     ) {
-        if !self.by_id.contains_key(request_id) {
+        // One whose id was used before has a story of its own.
+        if self.by_id.get(request_id).is_none_or(|story| story.outcome != "waiting") {
             let (model, class, arrived_at) = tell();
             self.begin(request_id, model, class, arrived_at, now);
         }
@@ -106,6 +107,9 @@ impl Stories {
         arrived_at: Moment,
         now: Moment,
     ) {
+        if self.by_id.remove(request_id).is_some() {
+            self.order.retain(|id| id != request_id);
+        }
         if self.order.len() >= MAX_STORIES
             && let Some(oldest) = self.order.pop_front()
         {

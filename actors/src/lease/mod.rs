@@ -183,14 +183,20 @@ impl LeaseShelf {
         Some((record, self.fresh.swap(false, Ordering::SeqCst)))
     }
 
-    /// Says who holds it from now on; answered when that is written down.
-    pub async fn put(&self, record: Option<Arc<LeaseRecord>>) -> io::Result<()> {
+    /// Says who holds it, from this moment on; the future writes that down, and must be polled to its
+    /// end.
+    pub fn put(
+        self: Arc<Self>,
+        record: Option<Arc<LeaseRecord>>,
+    ) -> impl Future<Output = io::Result<()>> + 'static {
         self.current.send_replace(record);
-        let _turn = self.writing.lock().await;
-        // The newest: a later order may have overtaken this one while it waited.
-        let (record, path) = (self.current(), self.path.clone());
-        let writing = actix_rt::task::spawn_blocking(move || write(&path, record.as_deref()));
-        writing.await.map_err(io::Error::other)?
+        async move {
+            let _turn = self.writing.lock().await;
+            // The newest: a later order may have overtaken this one while it waited.
+            let (record, path) = (self.current(), self.path.clone());
+            let writing = actix_rt::task::spawn_blocking(move || write(&path, record.as_deref()));
+            writing.await.map_err(io::Error::other)?
+        }
     }
 }
 
@@ -249,20 +255,20 @@ mod tests {
     async fn what_was_put_is_there_again_and_only_its_owner_can_read_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/gpu_lease.json");
-        let shelf = LeaseShelf::open(&path);
+        let shelf = Arc::new(LeaseShelf::open(&path));
         assert_eq!(shelf.current(), None);
-        shelf.put(Some(record("somebody"))).await.unwrap();
+        shelf.clone().put(Some(record("somebody"))).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let again = LeaseShelf::open(&path);
+        let again = Arc::new(LeaseShelf::open(&path));
         assert_eq!(again.current(), shelf.current());
         assert!(again.take_up().unwrap().1, "the first to hear of it");
         assert!(!again.take_up().unwrap().1);
         let lease = again.current().unwrap().lease();
         assert_eq!((lease.saved, lease.owner.as_str()), (Some("a".into()), "somebody"));
         assert!(lease.until > clock::now() + Duration::from_secs(50));
-        again.put(None).await.unwrap();
+        again.clone().put(None).await.unwrap();
         assert!(!path.exists());
         again.put(None).await.unwrap();
     }

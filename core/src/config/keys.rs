@@ -231,7 +231,7 @@ sections! {
     }
     /// Who is served when.
     scheduler Scheduler {
-        max_queue_depth: u32 = COUNT, "512", Now, "Requests that may wait, over all models.";
+        max_queue_depth: u32 = COUNT, "512", Now, "Requests that may wait for a turn at the GPU, over all models; as many for places at other models, and as many for the end of a lease.";
         max_queue_wait_s: Seconds = S, "600", Now, "Longest wait for a turn (s).";
         max_concurrent_per_model: u32 = COUNT, "0", Now, "Requests at once for one model; 0 = no limit.";
         swap_drain_timeout_s: Seconds = S, "0", Now, "A swap cuts running requests after this (s); 0 = no limit.";

@@ -100,3 +100,16 @@ async fn a_lease_that_cannot_be_written_down_is_none() {
     assert_eq!(house.status().await.state, "loading");
     drop(asked);
 }
+
+#[actix_rt::test]
+async fn a_lease_that_follows_another_at_once_is_the_one_that_is_written_down() {
+    let house = empty(rules()).await;
+    let (_, answer) = house.ask_lease();
+    answer.await.unwrap().unwrap();
+    let (reply, released) = oneshot::channel();
+    house.arbiter.do_send(OrderLease { order: release(), reply });
+    let (_, again) = house.ask_lease();
+    assert!(released.await.unwrap().is_ok());
+    assert!(again.await.unwrap().is_ok());
+    assert!(house.parts.leases.current().is_some() && house.written().is_some());
+}

@@ -142,12 +142,22 @@ impl Scheduler {
         }
     }
 
+    /// One that closes by order has no longer than a lease gives it.
+    pub(super) fn hasten_aside(&mut self, drain: Duration) {
+        let at = self.seen.saturating_add(drain);
+        if let Some(Aside { state: State::Closing { cut_at, .. }, .. }) = &mut self.aside {
+            *cut_at = Some(cut_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
     /// Closing for a lease that does not come, or is over => Open.
     pub(super) fn reopen_aside(&mut self) {
+        let stays = self.ollama_stays(); // the budget may have shrunk meanwhile
+        let cut_at = self.rules.swap_drain.map(|drain| self.seen.saturating_add(drain));
         if let Some(Aside { state, .. }) = &mut self.aside
             && matches!(state, State::Closing { for_lease: true, .. })
         {
-            *state = State::Open;
+            *state = if stays { State::Open } else { State::Closing { cut_at, for_lease: false } };
         }
     }
 

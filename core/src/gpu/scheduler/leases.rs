@@ -116,6 +116,7 @@ impl Scheduler {
     /// An order to stop may have given what runs more time than a lease does, or all it wants.
     fn hasten(&mut self) {
         let Some(drain) = self.rules.lease_drain else { return };
+        self.hasten_aside(drain);
         let Gpu::Resident(resident) = &mut self.gpu else { return };
         if let Some(closing) = &mut resident.closing
             && closing.cause == ClosingCause::Order

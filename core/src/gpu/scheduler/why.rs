@@ -44,7 +44,7 @@ impl Display for Because {
         match self {
             Because::Bound { class, waited } => write!(
                 f,
-                "an {} request had waited for {} s: its bound, less what the change takes",
+                "one {} request had waited for {} s: its bound, less what the change takes",
                 class.as_str(),
                 seconds(*waited)
             ),

@@ -140,3 +140,22 @@ fn a_budget_that_grows_or_shrinks_ends_nothing_that_runs() {
     bench.core.budget(one, bench.now);
     assert!(matches!(bench.core.gpu(), Gpu::Resident(r) if r.tenant == Tenant::Ollama));
 }
+
+#[test]
+fn a_lease_hastens_an_ollama_that_closes_by_order() {
+    let mut bench = Bench::empty(SchedulerRules { swap_drain: None, ..both() });
+    assert_eq!(told(&bench.admit(1, "ollama")), "open 1, grant 1 by 1");
+    bench.on(Event::Deactivate { side: Side::Ollama, force: false });
+    bench.on(Event::Lease(ask(9)));
+    let bound = bench.now + s(120);
+    assert_eq!(told(&bench.tick_at(bound)), "cut 1");
+}
+
+#[test]
+fn a_budget_that_shrinks_while_a_lease_drains_is_not_forgotten_with_it() {
+    let mut bench = together();
+    bench.on(Event::Lease(ask(9)));
+    bench.core.budget(GpuBudget { residents: 1 }, bench.now);
+    bench.abandon(9);
+    assert_eq!(told(&bench.in_flight(2, 0)), "vacate 2");
+}
