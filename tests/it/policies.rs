@@ -199,3 +199,51 @@ fn images_for_other_backends_stay_but_are_counted() {
     let large = ask(&[says("user", json!([shows(&picture(300, 150))]))]).reply(daemon.addr());
     large.error(413, "err_payload_too_large");
 }
+
+/// Thoughts as today's engines write them, streamed and not.
+fn thinking(stream: bool) -> Upstream {
+    let delta =
+        |delta: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}}}]}}\n\n");
+    let last = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    if stream {
+        let events = [delta(r#"{"reasoning":"hm"}"#), delta(r#"{"content":"a"}"#)];
+        return Upstream::streaming(
+            [&events[..], &[last.to_owned(), "data: [DONE]\n\n".to_owned()]].concat(),
+        );
+    }
+    let message = json!({"role": "assistant", "content": "a", "reasoning": "hm"});
+    let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+    Upstream::answering("200 OK", "application/json", &body.to_string())
+}
+
+#[test]
+fn reasoning_comes_under_the_names_that_are_wanted() {
+    for (setting, names) in [
+        (None, vec!["reasoning", "reasoning_content"]),
+        (Some("reasoning"), vec!["reasoning"]),
+        (Some("reasoning_content"), vec!["reasoning_content"]),
+    ] {
+        for stream in [false, true] {
+            let upstream = thinking(stream);
+            let mut setup = daemon(&upstream, json!({}));
+            if let Some(setting) = setting {
+                setup = setup.set("limits", "reasoning_field", format!("{setting:?}"));
+            }
+            let daemon = setup.start();
+            let body = json!({"model": "tiny-a", "stream": stream, "messages": [says("user", json!("u"))]});
+            let reply = Ask::chat(body.to_string()).reply(daemon.addr());
+            let said = if stream {
+                let text = reply.text();
+                let first = text.lines().next().and_then(|line| line.strip_prefix("data: "));
+                let first: Value = serde_json::from_str(first.expect("an event")).expect("JSON");
+                first["choices"][0]["delta"].clone()
+            } else {
+                reply.json()["choices"][0]["message"].clone()
+            };
+            for name in ["reasoning", "reasoning_content"] {
+                let wanted = names.contains(&name).then(|| json!("hm"));
+                assert_eq!(said.get(name), wanted.as_ref(), "{setting:?} {stream} {name}");
+            }
+        }
+    }
+}

@@ -228,7 +228,7 @@ fn streams_that_end_with_the_connection_pass_too() {
 }
 
 #[test]
-fn two_choices_tool_calls_reasoning_and_logprobs_pass_untouched() {
+fn two_choices_tool_calls_refusals_and_logprobs_pass_untouched() {
     let delta = |delta: &str| {
         let choice =
             format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}"#);
@@ -263,14 +263,7 @@ fn two_choices_tool_calls_reasoning_and_logprobs_pass_untouched() {
             ),
             vllm::chunk(tools, ""),
         ],
-        vec![
-            vllm::role(0),
-            delta(r#"{"reasoning":"hm"}"#),
-            delta(r#"{"reasoning_content":" hm"}"#),
-            delta(r#"{"refusal":"no"}"#),
-            logprobs,
-            vllm::finish(0),
-        ],
+        vec![vllm::role(0), delta(r#"{"refusal":"no"}"#), logprobs, vllm::finish(0)],
     ];
     for mut events in streams {
         events.extend([vllm::usage(1, 2), sse::DONE.to_owned()]);

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use chat_proxy_core::chat::ollama::{NativeStream, Nonsense};
+use chat_proxy_core::chat::reasoning::ReasoningField;
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress, Summary};
 use chat_proxy_core::relay::{Dialect, EventStream};
 
@@ -28,16 +29,16 @@ pub(super) enum Chain {
 
 impl Chain {
     /// For an answer in a dialect; `wants_usage`: the client asked for the usage chunk itself.
-    pub(super) fn of(dialect: Dialect, wants_usage: bool) -> Chain {
+    pub(super) fn of(dialect: Dialect, wants_usage: bool, field: ReasoningField) -> Chain {
         if dialect.has_choices() {
-            return Chain::Chat(ChatStream::new(wants_usage));
+            return Chain::Chat(ChatStream::new(wants_usage).with_reasoning(field));
         }
         Chain::Events(EventStream::new(dialect))
     }
 
     /// For an answer in Ollama's own words.
-    pub(super) fn native(stream: NativeStream, wants_usage: bool) -> Chain {
-        Chain::Native(Box::new(stream), ChatStream::new(wants_usage))
+    pub(super) fn native(stream: NativeStream, wants_usage: bool, field: ReasoningField) -> Chain {
+        Chain::Native(Box::new(stream), ChatStream::new(wants_usage).with_reasoning(field))
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.

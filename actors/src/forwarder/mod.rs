@@ -39,6 +39,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::chat::policy::PolicyRules;
+use chat_proxy_core::chat::reasoning::ReasoningField;
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::ids::Generation;
@@ -89,6 +90,8 @@ pub struct ForwardSettings {
     pub lease_wait: bool,
     /// The longest wait for a turn or a place.
     pub max_queue_wait: Option<Duration>,
+    /// The names under which clients get reasoning.
+    pub reasoning_field: ReasoningField,
     /// What is done to chat requests.
     pub policies: PolicyRules,
     /// What is background work without saying so.
@@ -115,6 +118,7 @@ impl ForwardSettings {
             },
             lease_wait: settings.scheduler.lease_wait,
             max_queue_wait: settings.scheduler.max_queue_wait_s.limit(),
+            reasoning_field: ReasoningField::from_word(&limits.reasoning_field).unwrap_or_default(),
             policies: policies::rules(settings),
             class_rules,
         }

@@ -81,11 +81,12 @@ pub(super) async fn run(
     transcript: &mut Transcript,
 ) -> Option<Unsent> {
     let (shared, prepared) = (request.shared, request.prepared);
+    let field = shared.settings.reasoning_field;
     let chain = match kind {
-        Kind::Plain => Chain::of(prepared.dialect, prepared.wants_usage),
+        Kind::Plain => Chain::of(prepared.dialect, prepared.wants_usage, field),
         Kind::Native => {
             let native = NativeStream::new(request.completion_id(), unix_now());
-            Chain::native(native, prepared.wants_usage)
+            Chain::native(native, prepared.wants_usage, field)
         }
     };
     let head = request.head_timeout();

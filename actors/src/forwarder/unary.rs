@@ -8,13 +8,16 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use chat_proxy_core::chat::edits::splice;
 use chat_proxy_core::chat::ollama::whole_answer;
+use chat_proxy_core::chat::reasoning;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
 use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
+use super::ForwardSettings;
 use super::cargo::{Target, Unsent};
 use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::{Labels, WholeAnswer};
@@ -76,15 +79,25 @@ pub(super) async fn run(
                 pass_error(reply, &head, body, transcript);
             } else if kind == Kind::Native {
                 match whole_answer(&body, &request.completion_id(), unix_now()) {
-                    Ok(body) => pass(reply, &as_json(head, &body), body, transcript),
+                    Ok(body) => {
+                        let body = named(&shared.settings, body);
+                        pass(reply, &as_json(head, &body), body, transcript);
+                    }
                     Err(error) => reply.refuse(error, transcript),
                 }
             } else {
+                let body = if dialect.has_choices() { named(&shared.settings, body) } else { body };
                 pass(reply, &head, body, transcript);
             }
         }
     }
     None
+}
+
+/// An answer with its reasoning under the names that are wanted.
+fn named(settings: &ForwardSettings, body: Bytes) -> Bytes {
+    let edits = reasoning::edits(&body, settings.reasoning_field);
+    if edits.is_empty() { body } else { splice(&body, edits).concat().into() }
 }
 
 /// Reads until the body's end, the client's departure, or the bound.

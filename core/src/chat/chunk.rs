@@ -30,6 +30,8 @@ pub struct Facts {
     pub no_choices: bool,
     /// Some choice carries text, reasoning, a tool call or the like.
     pub content: bool,
+    /// Some choice carries reasoning, under either name.
+    pub reasoning: bool,
 }
 
 /// One choice of a chunk.
@@ -116,6 +118,7 @@ fn delta(walker: &mut Walker<'_>, facts: &mut Facts) -> Option<()> {
     walker.object(|key, w| {
         let says = says_something(w)?;
         facts.content |= says && key != b"role";
+        facts.reasoning |= says && matches!(key, b"reasoning" | b"reasoning_content");
         Some(())
     })
 }

@@ -10,6 +10,7 @@ pub mod edits;
 pub mod images;
 pub mod ollama;
 pub mod policy;
+pub mod reasoning;
 pub mod remote;
 pub mod request;
 pub mod sse;

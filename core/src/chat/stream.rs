@@ -10,6 +10,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::chunk::{Choice, Chunk};
+use super::edits::{Edit, splice};
+use super::reasoning::{self, ReasoningField};
 use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
 use super::usage::Usage;
 
@@ -63,6 +65,7 @@ pub struct Summary {
 pub struct ChatStream {
     splitter: Splitter,
     keep_usage: bool,
+    reasoning_field: Option<ReasoningField>,
     summary: Summary,
     begun: BTreeSet<u32>,
     finished: BTreeSet<u32>,
@@ -73,6 +76,8 @@ pub struct ChatStream {
 enum Verdict {
     Pass,
     Drop,
+    /// These places of it change.
+    Change(Vec<Edit>),
 }
 
 impl ChatStream {
@@ -81,12 +86,19 @@ impl ChatStream {
         ChatStream {
             splitter: Splitter::default(),
             keep_usage,
+            reasoning_field: None,
             summary: Summary::default(),
             begun: BTreeSet::new(),
             finished: BTreeSet::new(),
             any_event: false,
             progress: Progress::Flowing,
         }
+    }
+
+    /// The same, with reasoning under these names.
+    #[must_use]
+    pub fn with_reasoning(self, field: ReasoningField) -> Self {
+        ChatStream { reasoning_field: Some(field), ..self }
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.
@@ -97,8 +109,15 @@ impl ChatStream {
             match self.splitter.next(chunk, &mut at)? {
                 None => break,
                 Some(Found::InPlace(place)) => {
-                    if let Verdict::Drop = self.judge(&chunk[place.clone()]) {
-                        continue;
+                    match self.judge(&chunk[place.clone()]) {
+                        Verdict::Pass => {}
+                        Verdict::Drop => continue,
+                        Verdict::Change(edits) => {
+                            flush(chunk, &run, out);
+                            run = 0..0;
+                            out.extend(splice(&chunk.slice(place), edits));
+                            continue;
+                        }
                     }
                     if run.end != place.start {
                         flush(chunk, &run, out);
@@ -106,11 +125,7 @@ impl ChatStream {
                     }
                     run.end = place.end;
                 }
-                Some(Found::Joined(event)) => {
-                    if let Verdict::Pass = self.judge(&event) {
-                        out.push(event);
-                    }
-                }
+                Some(Found::Joined(event)) => self.put(event, out),
             }
         }
         flush(chunk, &run, out);
@@ -147,9 +162,16 @@ impl ChatStream {
         if whole {
             rest.truncate(rest.trim_ascii_end().len());
             rest.extend_from_slice(b"\n\n");
-            if let Verdict::Pass = self.judge(&rest) {
-                out.push(Bytes::from(rest));
-            }
+            self.put(Bytes::from(rest), out);
+        }
+    }
+
+    /// Judges an event that stands alone, and puts out what is left of it.
+    fn put(&mut self, event: Bytes, out: &mut Vec<Bytes>) {
+        match self.judge(&event) {
+            Verdict::Pass => out.push(event),
+            Verdict::Drop => {}
+            Verdict::Change(edits) => out.extend(splice(&event, edits)),
         }
     }
 
@@ -191,14 +213,39 @@ impl ChatStream {
                     self.progress = Progress::Failed;
                     return Verdict::Pass;
                 }
-                let Some(place) = facts.usage else {
-                    return Verdict::Pass;
-                };
-                summary.usage = Usage::parse(&data[place]).or(summary.usage);
-                if facts.no_choices && !self.keep_usage { Verdict::Drop } else { Verdict::Pass }
+                if let Some(place) = facts.usage {
+                    summary.usage = Usage::parse(&data[place]).or(summary.usage);
+                    if facts.no_choices && !self.keep_usage {
+                        return Verdict::Drop;
+                    }
+                }
+                match self.reasoning_field {
+                    Some(field) if facts.reasoning => rename(&payload, data, event, field),
+                    _ => Verdict::Pass,
+                }
             }
         }
     }
+}
+
+/// Puts reasoning under the names that are wanted.
+fn rename(payload: &Payload, data: &[u8], event: &[u8], field: ReasoningField) -> Verdict {
+    let mut edits = reasoning::edits(data, field);
+    if edits.is_empty() {
+        return Verdict::Pass;
+    }
+    if let Payload::Line(place) = payload {
+        for edit in &mut edits {
+            edit.place = edit.place.start + place.start..edit.place.end + place.start;
+        }
+        return Verdict::Change(edits);
+    }
+    // Data of several lines becomes one: between the tokens of JSON a line end is as good as a space.
+    let data = Bytes::copy_from_slice(data);
+    let mut line = splice(&data, edits).concat();
+    line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    let pieces = vec![Bytes::from_static(b"data: "), line.into(), Bytes::from_static(b"\n\n")];
+    Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
 }
 
 fn hear(

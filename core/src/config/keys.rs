@@ -164,7 +164,7 @@ sections! {
         fetch_remote_images_private: bool = Bool, "false", Now, "Fetch them from private addresses too.";
         strict_capabilities: bool = Bool, "false", Now, "Refuse tools for models that are flagged as having none.";
         reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to thoughts that stand as think tags in the text.";
-        reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Later, "The field in which clients get reasoning.";
+        reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Now, "The field in which clients get reasoning.";
     }
     /// Images on their way to vision models.
     vision_preprocess VisionPreprocess {

@@ -143,6 +143,62 @@ fn what_is_not_json_passes_as_it_is() {
     assert!(text.starts_with("data: {not json\n\n"));
 }
 
+fn thought(text: &str) -> String {
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"reasoning\":\"{text}\"}}}}]}}\n\n")
+}
+
+/// The same under both names, as it leaves.
+fn thought_twice(text: &str) -> String {
+    let both = format!("\"reasoning\":\"{text}\",\"reasoning_content\":\"{text}\"");
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{{both}}}}}]}}\n\n")
+}
+
+#[test]
+fn thoughts_of_several_lines_of_data_leave_in_one() {
+    let event = "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"reasoning\":\"hm\"}}]}\n\n";
+    let mut stream = ChatStream::new(false).with_reasoning(ReasoningField::ReasoningContent);
+    let mut out = Vec::new();
+    stream.push(&Bytes::from(event), &mut out).unwrap();
+    let text = String::from_utf8(out.concat()).unwrap();
+    assert_eq!(
+        text,
+        "data: {\"choices\":[{\"index\":0, \"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n"
+    );
+}
+
+proptest! {
+    /// Thoughts leave under both names, everything else as it came, however the wire is cut; and at
+    /// every moment what has left is a beginning of that.
+    #[test]
+    fn thoughts_get_their_names_however_the_wire_is_cut(
+        parts in prop::collection::vec((any::<bool>(), "[a-zé😀 ]{0,6}"), 0..8),
+        sizes in prop::collection::vec(1usize..64, 1..8),
+    ) {
+        let (mut came, mut expected) = (ROLE.to_owned(), ROLE.to_owned());
+        for (thinks, text) in &parts {
+            came.push_str(&if *thinks { thought(text) } else { word(text) });
+            expected.push_str(&if *thinks { said(text) } else { word(text) });
+        }
+        came.push_str(&[STOP, END].concat());
+        expected.push_str(&[STOP, END].concat());
+        let bytes = Bytes::from(came);
+        let mut stream = ChatStream::new(false).with_reasoning(ReasoningField::Both);
+        let (mut out, mut at, mut turn) = (Vec::new(), 0, 0);
+        while at < bytes.len() {
+            let end = (at + sizes[turn % sizes.len()]).min(bytes.len());
+            stream.push(&bytes.slice(at..end), &mut out).unwrap();
+            prop_assert!(expected.as_bytes().starts_with(&out.concat()));
+            (at, turn) = (end, turn + 1);
+        }
+        prop_assert_eq!(out.concat(), expected.as_bytes());
+    }
+}
+
+/// An empty thought says nothing.
+fn said(text: &str) -> String {
+    if text.is_empty() { thought(text) } else { thought_twice(text) }
+}
+
 proptest! {
     /// Cut the wire bytes anywhere, deliver them in any pieces: what leaves is always a prefix of
     /// the whole answer's bytes, and it ends as whole only if it is whole.
