@@ -349,7 +349,7 @@ fn both_waits_together_are_bounded_and_so_is_their_number() {
     for client in &mut waits {
         client.read_until("err_queue_timeout");
     }
-    assert!(begun.elapsed() < Duration::from_millis(3000), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     gate.open();
     assert_eq!(first.reply().status(), 200);
     let lines = daemon.log_lines(4);

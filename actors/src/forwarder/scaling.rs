@@ -113,7 +113,7 @@ impl Scaler {
         let known = self.known.clone();
         let work = actix_rt::task::spawn_blocking(move || {
             let _turn = turn;
-            Known::look_up(&known, ImageJob { url, rules })
+            Known::look_up(&known, &ImageJob { url, rules })
         });
         work.await.unwrap_or_else(|error| {
             tracing::error!(%error, "an image could not be scaled and stays as it is");
@@ -124,10 +124,10 @@ impl Scaler {
 
 impl Known {
     /// What is known of an image, or what becomes of it now. Blocking.
-    fn look_up(known: &Mutex<Known>, job: ImageJob) -> Scaled {
+    fn look_up(known: &Mutex<Known>, job: &ImageJob) -> Scaled {
         let lock =
             || -> MutexGuard<'_, Known> { known.lock().unwrap_or_else(PoisonError::into_inner) };
-        let key = key(&job);
+        let key = key(job);
         if let Some(scaled) = lock().images.get(&key) {
             return scaled.clone();
         }
