@@ -247,3 +247,72 @@ fn reasoning_comes_under_the_names_that_are_wanted() {
         }
     }
 }
+
+const CALL: &str =
+    "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Bern\"}}</tool_call>";
+
+/// An engine without a parser for its model's calls.
+fn writes_calls() -> Upstream {
+    let chunk = |delta: Value, finish: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+        format!("data: {}\n\n", json!({"id": "c1", "choices": [choice]}))
+    };
+    let mut events = vec![chunk(json!({"role": "assistant", "content": ""}), Value::Null)];
+    let text = format!("I look. {CALL}");
+    let cut: Vec<char> = text.chars().collect();
+    events.extend(
+        cut.chunks(5)
+            .map(|part| chunk(json!({"content": part.iter().collect::<String>()}), Value::Null)),
+    );
+    events.extend([chunk(json!({}), json!("stop")), "data: [DONE]\n\n".to_owned()]);
+    Upstream::start(move |seen, wire| {
+        if seen.json()["stream"] == true {
+            return wire.stream(&events);
+        }
+        let message = json!({"role": "assistant", "content": text});
+        let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+        let body = json!({"id": "c1", "choices": [choice]}).to_string();
+        wire.answer("200 OK", "application/json", body.as_bytes());
+    })
+}
+
+#[test]
+fn calls_that_a_model_writes_as_text_become_real_ones_where_tools_are_offered() {
+    let upstream = writes_calls();
+    let daemon = daemon(&upstream, json!({})).start();
+    let tools = json!([{"type": "function", "function": {"name": "weather"}}]);
+    let ask = |stream: bool, tools: &Value| {
+        let body = json!({"model": "tiny-a", "stream": stream, "tools": tools,
+            "messages": [says("user", json!("u"))]});
+        Ask::chat(body.to_string()).reply(daemon.addr())
+    };
+    let choice = ask(false, &tools).json()["choices"][0].clone();
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &json!("I look."))
+    );
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["name"], "weather");
+    let streamed = ask(true, &tools).text();
+    let events: Vec<Value> = streamed
+        .split("\n\n")
+        .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+        .collect();
+    let text: String =
+        events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, "I look.");
+    let calls: Vec<&Value> =
+        events.iter().filter_map(|e| e["choices"][0]["delta"]["tool_calls"].get(0)).collect();
+    assert_eq!(calls.len(), 1);
+    assert_eq!((&calls[0]["id"], &calls[0]["function"]), (&call["id"], &call["function"]));
+    assert!(streamed.ends_with("data: [DONE]\n\n"));
+    let reasons: Vec<Value> =
+        daemon.log_lines(2).iter().map(|l| l["finish_reason"].clone()).collect();
+    assert_eq!(reasons, ["tool_calls", "tool_calls"]);
+    // A tool that was not offered, or none at all: it is text.
+    for tools in [json!([]), json!([{"type": "function", "function": {"name": "other"}}])] {
+        let choice = ask(false, &tools).json()["choices"][0].clone();
+        assert_eq!(choice["message"]["content"], format!("I look. {CALL}"));
+        assert!(ask(true, &tools).text().contains("\"finish_reason\":\"stop\""));
+    }
+}

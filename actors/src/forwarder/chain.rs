@@ -2,7 +2,10 @@
 //!
 //! Owns: which core it is. Must never do: more than hand bytes over.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use chat_proxy_core::chat::harmonise::Offered;
 use chat_proxy_core::chat::ollama::{NativeStream, Nonsense};
 use chat_proxy_core::chat::reasoning::ReasoningField;
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress, Summary};
@@ -17,6 +20,22 @@ pub(super) enum Broken {
     Nonsense(#[from] Nonsense),
 }
 
+/// How the client wants its answer.
+pub(super) struct Wishes {
+    /// It asked for the usage chunk itself.
+    pub(super) usage: bool,
+    /// The names under which it gets reasoning.
+    pub(super) reasoning: ReasoningField,
+    /// The tools that it offered.
+    pub(super) tools: Option<Arc<Offered>>,
+}
+
+impl Wishes {
+    fn stream(self) -> ChatStream {
+        ChatStream::new(self.usage).with_reasoning(self.reasoning).with_tools(self.tools)
+    }
+}
+
 /// See the module.
 pub(super) enum Chain {
     /// Events with `choices`.
@@ -28,17 +47,17 @@ pub(super) enum Chain {
 }
 
 impl Chain {
-    /// For an answer in a dialect; `wants_usage`: the client asked for the usage chunk itself.
-    pub(super) fn of(dialect: Dialect, wants_usage: bool, field: ReasoningField) -> Chain {
+    /// For an answer in a dialect.
+    pub(super) fn of(dialect: Dialect, wishes: Wishes) -> Chain {
         if dialect.has_choices() {
-            return Chain::Chat(ChatStream::new(wants_usage).with_reasoning(field));
+            return Chain::Chat(wishes.stream());
         }
         Chain::Events(EventStream::new(dialect))
     }
 
     /// For an answer in Ollama's own words.
-    pub(super) fn native(stream: NativeStream, wants_usage: bool, field: ReasoningField) -> Chain {
-        Chain::Native(Box::new(stream), ChatStream::new(wants_usage).with_reasoning(field))
+    pub(super) fn native(stream: NativeStream, wishes: Wishes) -> Chain {
+        Chain::Native(Box::new(stream), wishes.stream())
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.

@@ -156,6 +156,7 @@ mod tests {
             autostart: std::sync::Arc::default(),
             lease_wait: false,
             max_queue_wait: None,
+            normalises_tools: true,
             reasoning_field: chat_proxy_core::chat::reasoning::ReasoningField::default(),
             policies: chat_proxy_core::chat::policy::PolicyRules::default(),
             class_rules: std::sync::Arc::default(),

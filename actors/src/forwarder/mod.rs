@@ -90,6 +90,8 @@ pub struct ForwardSettings {
     pub lease_wait: bool,
     /// The longest wait for a turn or a place.
     pub max_queue_wait: Option<Duration>,
+    /// Calls are put into one form.
+    pub normalises_tools: bool,
     /// The names under which clients get reasoning.
     pub reasoning_field: ReasoningField,
     /// What is done to chat requests.
@@ -118,6 +120,7 @@ impl ForwardSettings {
             },
             lease_wait: settings.scheduler.lease_wait,
             max_queue_wait: settings.scheduler.max_queue_wait_s.limit(),
+            normalises_tools: !settings.general.disable_tool_normalization,
             reasoning_field: ReasoningField::from_word(&limits.reasoning_field).unwrap_or_default(),
             policies: policies::rules(settings),
             class_rules,

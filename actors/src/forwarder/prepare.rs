@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
+use chat_proxy_core::chat::harmonise::Offered;
 use chat_proxy_core::chat::request::ChatRequest;
+use chat_proxy_core::chat::tool_calls;
 use chat_proxy_core::gpu::{Asker, Class};
 use chat_proxy_core::registry::resident::RESIDENT;
 use chat_proxy_core::registry::{Entry, Placement, Snapshot};
@@ -30,6 +32,8 @@ pub(super) struct Prepared {
     pub(super) stream: bool,
     /// The client asked for the usage chunk itself.
     pub(super) wants_usage: bool,
+    /// The tools that it offers, if its answer is to be looked at for calls.
+    pub(super) offered: Option<Arc<Offered>>,
     /// Its model.
     pub(super) found: Found,
     /// Who asks.
@@ -165,7 +169,12 @@ pub(super) fn prepare(
     transcript.record().class = who.class;
     let found = find(shared, name)?;
     found.tell(transcript);
+    let offered = match &request {
+        Outgoing::Chat(chat) if shared.settings.normalises_tools => tool_calls::offered(chat),
+        _ => None,
+    };
     let prepared = Prepared {
+        offered,
         dialect: asked.dialect,
         stream: asked.stream,
         wants_usage: asked.wants_usage,

@@ -14,7 +14,7 @@ use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::{ApiError, Code};
 
 use super::cargo::{Target, Unsent};
-use super::chain::{Broken, Chain};
+use super::chain::{Broken, Chain, Wishes};
 use super::deadlines::{Deadlines, Due};
 use super::reply::{Interrupt, Reply, engine_gone};
 use super::task::Request;
@@ -81,12 +81,16 @@ pub(super) async fn run(
     transcript: &mut Transcript,
 ) -> Option<Unsent> {
     let (shared, prepared) = (request.shared, request.prepared);
-    let field = shared.settings.reasoning_field;
+    let wishes = Wishes {
+        usage: prepared.wants_usage,
+        reasoning: shared.settings.reasoning_field,
+        tools: prepared.offered.clone(),
+    };
     let chain = match kind {
-        Kind::Plain => Chain::of(prepared.dialect, prepared.wants_usage, field),
+        Kind::Plain => Chain::of(prepared.dialect, wishes),
         Kind::Native => {
             let native = NativeStream::new(request.completion_id(), unix_now());
-            Chain::native(native, prepared.wants_usage, field)
+            Chain::native(native, wishes)
         }
     };
     let head = request.head_timeout();

@@ -11,13 +11,13 @@ use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::edits::splice;
 use chat_proxy_core::chat::ollama::whole_answer;
 use chat_proxy_core::chat::reasoning;
+use chat_proxy_core::chat::tool_calls;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
 use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
-use super::ForwardSettings;
 use super::cargo::{Target, Unsent};
 use super::failure::{broke_off, not_an_answer, pass_error};
 use super::messages::{Labels, WholeAnswer};
@@ -80,13 +80,13 @@ pub(super) async fn run(
             } else if kind == Kind::Native {
                 match whole_answer(&body, &request.completion_id(), unix_now()) {
                     Ok(body) => {
-                        let body = named(&shared.settings, body);
+                        let body = harmonised(request, body);
                         pass(reply, &as_json(head, &body), body, transcript);
                     }
                     Err(error) => reply.refuse(error, transcript),
                 }
             } else {
-                let body = if dialect.has_choices() { named(&shared.settings, body) } else { body };
+                let body = if dialect.has_choices() { harmonised(request, body) } else { body };
                 pass(reply, &head, body, transcript);
             }
         }
@@ -94,9 +94,11 @@ pub(super) async fn run(
     None
 }
 
-/// An answer with its reasoning under the names that are wanted.
-fn named(settings: &ForwardSettings, body: Bytes) -> Bytes {
-    let edits = reasoning::edits(&body, settings.reasoning_field);
+/// An answer with its calls and its reasoning in the forms that clients understand.
+fn harmonised(request: &Request<'_>, body: Bytes) -> Bytes {
+    let tools = request.prepared.offered.as_ref();
+    let body = tools.and_then(|tools| tool_calls::whole(&body, tools)).map_or(body, Bytes::from);
+    let edits = reasoning::edits(&body, request.shared.settings.reasoning_field);
     if edits.is_empty() { body } else { splice(&body, edits).concat().into() }
 }
 

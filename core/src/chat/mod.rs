@@ -7,6 +7,7 @@
 
 pub mod chunk;
 pub mod edits;
+pub mod harmonise;
 pub mod images;
 pub mod ollama;
 pub mod policy;
@@ -15,5 +16,6 @@ pub mod remote;
 pub mod request;
 pub mod sse;
 pub mod stream;
+pub mod tool_calls;
 pub mod unary;
 pub mod usage;

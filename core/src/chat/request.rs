@@ -28,6 +28,7 @@ pub struct ChatRequest {
     metadata: Option<Range<usize>>,
     messages: Range<usize>,
     offers_tools: bool,
+    offers_functions: bool,
     /// What policies change.
     edits: Vec<Edit>,
     /// Where a field can be put in: right behind the opening brace.
@@ -55,6 +56,8 @@ struct Wire<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     tools: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    functions: Option<&'a RawValue>,
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -99,7 +102,9 @@ impl ChatRequest {
         let metadata = wire.metadata.map(|raw| place(&body, raw));
         let insert_at = body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
         let messages = place(&body, messages);
-        let offers_tools = wire.tools.is_some_and(|tools| !matches!(tools.get(), "null" | "[]"));
+        let some = |list: &RawValue| !matches!(list.get(), "null" | "[]");
+        let offers_tools = wire.tools.is_some_and(some);
+        let offers_functions = wire.functions.is_some_and(some);
         let edits = Vec::new();
         Ok(ChatRequest {
             body,
@@ -109,6 +114,7 @@ impl ChatRequest {
             metadata,
             messages,
             offers_tools,
+            offers_functions,
             edits,
             insert_at,
         })
@@ -164,6 +170,11 @@ impl ChatRequest {
     /// Whether it names tools.
     pub fn offers_tools(&self) -> bool {
         self.offers_tools
+    }
+
+    /// Whether it names functions, the older form of tools.
+    pub fn offers_functions(&self) -> bool {
+        self.offers_functions
     }
 
     /// The same request with these changes of its body; they do not overlap, and touch neither its

@@ -6,13 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::chunk::{Choice, Chunk};
 use super::edits::{Edit, splice};
+use super::harmonise::Offered;
 use super::reasoning::{self, ReasoningField};
 use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
+use super::tool_calls::{ToolCallStream, Turned};
 use super::usage::Usage;
 
 /// The event that ends a whole answer.
@@ -66,6 +69,7 @@ pub struct ChatStream {
     splitter: Splitter,
     keep_usage: bool,
     reasoning_field: Option<ReasoningField>,
+    tools: Option<Box<ToolCallStream>>,
     summary: Summary,
     begun: BTreeSet<u32>,
     finished: BTreeSet<u32>,
@@ -87,6 +91,7 @@ impl ChatStream {
             splitter: Splitter::default(),
             keep_usage,
             reasoning_field: None,
+            tools: None,
             summary: Summary::default(),
             begun: BTreeSet::new(),
             finished: BTreeSet::new(),
@@ -99,6 +104,13 @@ impl ChatStream {
     #[must_use]
     pub fn with_reasoning(self, field: ReasoningField) -> Self {
         ChatStream { reasoning_field: Some(field), ..self }
+    }
+
+    /// The same, with calls of these tools in the one form that clients understand.
+    #[must_use]
+    pub fn with_tools(self, offered: Option<Arc<Offered>>) -> Self {
+        let tools = offered.map(|offered| Box::new(ToolCallStream::new(offered)));
+        ChatStream { tools, ..self }
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.
@@ -147,6 +159,7 @@ impl ChatStream {
         if self.finished.is_empty() || self.finished.len() < self.begun.len() {
             return Err(Incomplete::BrokeOff);
         }
+        out.extend(self.rest_of_calls());
         out.push(Bytes::from_static(DONE));
         self.progress = Progress::Done;
         Ok(Progress::Done)
@@ -196,7 +209,7 @@ impl ChatStream {
         if is_error_event(event) {
             self.summary.backend_error = Some(super::unary::error_message(data));
             self.progress = Progress::Failed;
-            return Verdict::Pass;
+            return self.behind_the_rest();
         }
         let (begun, finished, summary) = (&mut self.begun, &mut self.finished, &mut self.summary);
         let chunk = Chunk::read(data, |choice| hear(choice, begun, finished, summary));
@@ -204,14 +217,14 @@ impl ChatStream {
             Chunk::Other => Verdict::Pass,
             Chunk::Done => {
                 self.progress = Progress::Done;
-                Verdict::Pass
+                self.behind_the_rest()
             }
             Chunk::Object(facts) => {
                 summary.content_events += u64::from(facts.content);
                 if let Some(place) = facts.error {
                     summary.backend_error = Some(super::unary::error_message(&data[place]));
                     self.progress = Progress::Failed;
-                    return Verdict::Pass;
+                    return self.behind_the_rest();
                 }
                 if let Some(place) = facts.usage {
                     summary.usage = Usage::parse(&data[place]).or(summary.usage);
@@ -219,11 +232,53 @@ impl ChatStream {
                         return Verdict::Drop;
                     }
                 }
-                match self.reasoning_field {
-                    Some(field) if facts.reasoning => rename(&payload, data, event, field),
-                    _ => Verdict::Pass,
+                match self.calls(data) {
+                    Turned::Held => Verdict::Drop,
+                    Turned::Into(json) => Verdict::Change(vec![self.anew(json, event)]),
+                    Turned::Stays => match self.reasoning_field {
+                        Some(field) if facts.reasoning => rename(&payload, data, event, field),
+                        _ => Verdict::Pass,
+                    },
                 }
             }
+        }
+    }
+
+    fn calls(&mut self, data: &[u8]) -> Turned {
+        let turned = self.tools.as_mut().map_or(Turned::Stays, |tools| tools.event(data));
+        if let Turned::Into(json) = &turned {
+            // What it ends with may be another reason now.
+            let told = &mut self.summary.finish_reason;
+            Chunk::read(json.as_bytes(), |choice| {
+                if let (Some(reason), Some(told)) = (choice.finish_reason, told.as_mut()) {
+                    *told = String::from_utf8_lossy(reason).into_owned();
+                }
+            });
+        }
+        turned
+    }
+
+    /// An event that was written anew, instead of another.
+    fn anew(&self, json: String, event: &[u8]) -> Edit {
+        let data = Bytes::from(json);
+        let edits = self.reasoning_field.map(|field| reasoning::edits(&data, field));
+        let named = splice(&data, edits.unwrap_or_default());
+        let pieces =
+            [vec![Bytes::from_static(b"data: ")], named, vec![Bytes::from_static(b"\n\n")]];
+        Edit { place: 0..event.len(), pieces: pieces.concat() }
+    }
+
+    /// What of the text was held back because it might have become a call.
+    fn rest_of_calls(&mut self) -> Option<Bytes> {
+        let rest = self.tools.as_mut()?.rest()?;
+        Some(Bytes::from(format!("data: {rest}\n\n")))
+    }
+
+    /// An event that ends the answer: what is held goes before it.
+    fn behind_the_rest(&mut self) -> Verdict {
+        match self.rest_of_calls() {
+            Some(rest) => Verdict::Change(vec![Edit { place: 0..0, pieces: vec![rest] }]),
+            None => Verdict::Pass,
         }
     }
 }

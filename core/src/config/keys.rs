@@ -113,7 +113,7 @@ sections! {
     general General {
         schema_version: u32 = Int(1, 1), "1", Now, "Version of this file's layout.";
         suppress_decorations: bool = Bool, "true", Now, "Say nothing about backend, format and quantisation in model lists.";
-        disable_tool_normalization: bool = Bool, "false", Later, "Leave tool calls exactly as the backend wrote them.";
+        disable_tool_normalization: bool = Bool, "false", Now, "Leave tool calls exactly as the backend wrote them.";
         include_non_installed: bool = Bool, "false", Now, "List models whose files are not on this machine.";
         loopback_alias: Option<String> = Text, "", Now, "Replaces localhost, 127.0.0.1 and ::1 in backend addresses, for a proxy that runs in a container.";
     }

@@ -3,7 +3,7 @@
 //! Owns: the numbering of calls, their ids, and the JSON of one entry of `tool_calls`. Must never
 //! do: draw ids at random; the same answer numbers its calls alike, streamed or not.
 
-use serde::Serialize;
+use serde_json::json;
 
 /// Which call of a choice this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub struct CallIds {
 }
 
 impl CallIds {
-    /// For one choice of the answer that `seed` names (its id, say): the ids follow from the seed, the choice
-    /// and the index alone.
+    /// For one choice of the answer that `seed` names (its id, say): the ids follow from the seed,
+    /// the choice and the index alone.
     pub fn new(seed: impl Into<String>, choice: u32) -> Self {
         CallIds { seed: seed.into(), choice, next: 0 }
     }
@@ -66,43 +66,25 @@ fn hash(bytes: impl Iterator<Item = u8>, salt: u64) -> u64 {
     state ^ (state >> 31)
 }
 
-#[derive(Serialize)]
-struct Entry<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<u32>,
-    id: &'a str,
-    r#type: &'static str,
-    function: Function<'a>,
-}
-
-#[derive(Serialize)]
-struct Function<'a> {
-    name: &'a str,
-    arguments: &'a str,
-}
-
 /// One entry of a streamed `delta.tool_calls`: the whole call in one piece.
-pub fn delta_entry(call: &CallId, name: &str, arguments: &str) -> Result<String, serde_json::Error> {
-    entry(Some(call.index), call, name, arguments)
+pub fn delta_entry(call: &CallId, name: &str, arguments: &str) -> String {
+    json!({
+        "index": call.index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    })
+    .to_string()
 }
 
 /// One entry of `message.tool_calls`.
-pub fn message_entry(
-    call: &CallId,
-    name: &str,
-    arguments: &str,
-) -> Result<String, serde_json::Error> {
-    entry(None, call, name, arguments)
-}
-
-fn entry(
-    index: Option<u32>,
-    call: &CallId,
-    name: &str,
-    arguments: &str,
-) -> Result<String, serde_json::Error> {
-    let function = Function { name, arguments };
-    serde_json::to_string(&Entry { index, id: &call.id, r#type: "function", function })
+pub fn message_entry(call: &CallId, name: &str, arguments: &str) -> String {
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    })
+    .to_string()
 }
 
 #[cfg(test)]
@@ -143,11 +125,11 @@ mod tests {
     fn entries_are_written_as_openai_has_them() {
         let call = CallId { index: 2, id: "call_x".to_owned() };
         assert_eq!(
-            delta_entry(&call, "f", r#"{"a":"é"}"#).unwrap(),
+            delta_entry(&call, "f", r#"{"a":"é"}"#),
             r#"{"index":2,"id":"call_x","type":"function","function":{"name":"f","arguments":"{\"a\":\"é\"}"}}"#
         );
         assert_eq!(
-            message_entry(&call, "f", "{}").unwrap(),
+            message_entry(&call, "f", "{}"),
             r#"{"id":"call_x","type":"function","function":{"name":"f","arguments":"{}"}}"#
         );
     }

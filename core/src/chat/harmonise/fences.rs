@@ -72,9 +72,8 @@ impl Fences {
                 Some(open) if ticks >= open && is_space(byte) => Line::Closing,
                 _ => Line::Other,
             },
-            (Line::Opening(_), b'`') => Line::Other,
-            (Line::Opening(ticks), _) => Line::Opening(ticks),
-            (Line::Blank | Line::Closing | Line::Other, _) => Line::Other,
+            (Line::Opening(ticks), _) if byte != b'`' => Line::Opening(ticks),
+            _ => Line::Other,
         };
     }
 

@@ -61,7 +61,10 @@ enum State {
     KeyOrClose,
     Colon,
     CommaOrClose,
-    String { key: bool, text: Text },
+    String {
+        key: bool,
+        text: Text,
+    },
     Number(Number),
     /// The rest of `true`, `false` or `null`.
     Word(&'static [u8]),
@@ -101,7 +104,7 @@ impl Json {
         match self.state {
             State::String { key, text } => self.string(key, text, byte),
             State::Number(number) => match number.next(byte) {
-                Some(next) => self.goes_to(State::Number(next)),
+                Some(next) => Ok(self.goes_to(State::Number(next))),
                 None if number.may_end() => {
                     self.state = State::CommaOrClose;
                     self.step(byte)
@@ -109,30 +112,27 @@ impl Json {
                 None => Err(NotJson),
             },
             State::Word(rest) => match rest.split_first() {
-                Some((expected, [])) if *expected == byte => self.goes_to(State::CommaOrClose),
-                Some((expected, rest)) if *expected == byte => self.goes_to(State::Word(rest)),
+                Some((expected, [])) if *expected == byte => Ok(self.goes_to(State::CommaOrClose)),
+                Some((expected, rest)) if *expected == byte => Ok(self.goes_to(State::Word(rest))),
                 _ => Err(NotJson),
             },
             _ if is_space(byte) => Ok(Event::Inside),
-            State::Value => self.begin(byte),
-            State::ValueOrClose if byte == b']' => self.close(byte),
-            State::ValueOrClose => self.begin(byte),
-            State::KeyOrClose if byte == b'}' => self.close(byte),
+            State::ValueOrClose if byte == b']' => Ok(self.close(byte)),
+            State::Value | State::ValueOrClose => self.begin(byte),
+            State::KeyOrClose if byte == b'}' => Ok(self.close(byte)),
             State::Key | State::KeyOrClose if byte == b'"' => {
                 self.state = State::String { key: true, text: Text::Plain };
                 Ok(Event::KeyBegins)
             }
-            State::Colon if byte == b':' => self.goes_to(State::Value),
+            State::Colon if byte == b':' => Ok(self.goes_to(State::Value)),
             State::CommaOrClose => self.after_value(byte),
             State::Key | State::KeyOrClose | State::Colon => Err(NotJson),
         }
     }
 
-    // Every state comes through here or through an event, so that none is forgotten.
-    #[allow(clippy::unnecessary_wraps)]
-    fn goes_to(&mut self, state: State) -> Result<Event, NotJson> {
+    fn goes_to(&mut self, state: State) -> Event {
         self.state = state;
-        Ok(Event::Inside)
+        Event::Inside
     }
 
     fn string(&mut self, key: bool, text: Text, byte: u8) -> Result<Event, NotJson> {
@@ -146,14 +146,14 @@ impl Json {
                 return Ok(Event::StringEnds);
             }
             (Text::Plain, b'\\') => Text::Escaped,
-            (Text::Plain, 0x20..) => Text::Plain,
             (Text::Escaped, b'u') => Text::Hex(4),
-            (Text::Escaped, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+            (Text::Plain, 0x20..)
+            | (Text::Escaped, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
             | (Text::Hex(1), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => Text::Plain,
             (Text::Hex(left), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => Text::Hex(left - 1),
             _ => return Err(NotJson),
         };
-        self.goes_to(State::String { key, text: next })
+        Ok(self.goes_to(State::String { key, text: next }))
     }
 
     fn begin(&mut self, byte: u8) -> Result<Event, NotJson> {
@@ -181,18 +181,18 @@ impl Json {
 
     fn after_value(&mut self, byte: u8) -> Result<Event, NotJson> {
         match (byte, self.open.last()) {
-            (b',', Some(true)) => self.goes_to(State::Key),
-            (b',', Some(false)) => self.goes_to(State::Value),
-            (b'}', Some(true)) | (b']', Some(false)) => self.close(byte),
+            (b',', Some(true)) => Ok(self.goes_to(State::Key)),
+            (b',', Some(false)) => Ok(self.goes_to(State::Value)),
+            (b'}', Some(true)) | (b']', Some(false)) => Ok(self.close(byte)),
             _ => Err(NotJson),
         }
     }
 
-    fn close(&mut self, byte: u8) -> Result<Event, NotJson> {
+    fn close(&mut self, byte: u8) -> Event {
         debug_assert_eq!(self.open.last(), Some(&(byte == b'}')));
         self.open.pop();
         self.state = State::CommaOrClose;
-        Ok(Event::Closes)
+        Event::Closes
     }
 }
 
@@ -232,13 +232,34 @@ mod tests {
 
     #[test]
     fn it_is_as_strict_as_the_rfc() {
-        for good in ["0", "-0.5e+10", " [ ] ", "{}", r#"{"a":[1,{"b":null}],"c":"\u00e9\n"}"#, "1E5"]
+        for good in
+            ["0", "-0.5e+10", " [ ] ", "{}", r#"{"a":[1,{"b":null}],"c":"\u00e9\n"}"#, "1E5"]
         {
             assert!(value_in(good).is_some(), "{good}");
         }
         for bad in [
-            "", " ", "01", "-", "1.", "1e", ".5", "[1,]", "{,}", r#"{"a"}"#, r#"{"a":1,}"#, "tru",
-            "nulll", "'a'", r#""\x""#, r#""\u12g4""#, "\"a\nb\"", "[1 2]", "[}", "{]", "1 2", "+1",
+            "",
+            " ",
+            "01",
+            "-",
+            "1.",
+            "1e",
+            ".5",
+            "[1,]",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":1,}"#,
+            "tru",
+            "nulll",
+            "'a'",
+            r#""\x""#,
+            r#""\u12g4""#,
+            "\"a\nb\"",
+            "[1 2]",
+            "[}",
+            "{]",
+            "1 2",
+            "+1",
         ] {
             assert!(value_in(bad).is_none(), "{bad}");
         }

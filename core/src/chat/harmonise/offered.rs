@@ -41,7 +41,8 @@ pub(super) enum Declared {
 pub struct Offered {
     /// Sorted, without doubles.
     names: Vec<String>,
-    /// For each name its parameters with what is declared, without those that are [`Declared::Other`].
+    /// For each name what is declared of its parameters, but for those that are
+    /// [`Declared::Other`].
     declared: Vec<BTreeMap<String, Declared>>,
     unmarked: bool,
 }
@@ -60,7 +61,9 @@ impl Offered {
                 take(&mut tools, tool.get("function").unwrap_or(tool));
             }
             if !is_none(fields.function_call) {
-                list(fields.functions).iter().for_each(|function| take(&mut tools, function));
+                for function in list(fields.functions) {
+                    take(&mut tools, function);
+                }
             }
         }
         let (names, declared) = tools.into_iter().unzip();
@@ -231,7 +234,8 @@ mod tests {
             (json!({"enum": [1, "b"]}), Declared::Other),
             (json!(true), Declared::Other),
         ] {
-            let tools = json!([{"function": {"name": "f", "parameters": {"properties": {"p": schema}}}}]);
+            let tools =
+                json!([{"function": {"name": "f", "parameters": {"properties": {"p": schema}}}}]);
             let offered =
                 Offered::read(&ToolFields { tools: Some(&tools), ..ToolFields::default() });
             assert_eq!(offered.declared(0, "p"), declared, "{schema}");

@@ -194,6 +194,41 @@ proptest! {
     }
 }
 
+fn offered() -> Arc<Offered> {
+    let tools = serde_json::json!([{"type": "function", "function": {"name": "f"}}]);
+    let fields = crate::chat::harmonise::ToolFields { tools: Some(&tools), ..Default::default() };
+    Arc::new(Offered::read(&fields))
+}
+
+/// What leaves, event by event, for an answer to a request with a tool `f`.
+fn with_tools(chunks: &[&str]) -> (Vec<String>, Summary) {
+    let mut stream = ChatStream::new(false).with_tools(Some(offered()));
+    let mut out = Vec::new();
+    for chunk in chunks {
+        stream.push(&Bytes::copy_from_slice(chunk.as_bytes()), &mut out).unwrap();
+    }
+    stream.finish(&mut out).unwrap();
+    let text = String::from_utf8(out.concat()).unwrap();
+    (text.split_inclusive("\n\n").map(str::to_owned).collect(), stream.summary().clone())
+}
+
+#[test]
+fn calls_in_the_text_leave_as_calls_and_what_was_held_before_the_end() {
+    let call = word("<tool_call>{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}</tool_call>");
+    let (events, summary) = with_tools(&[ROLE, &word("Hi"), &call, STOP, USAGE, END]);
+    assert_eq!((events[0].as_str(), events[1].as_str()), (ROLE, word("Hi").as_str()));
+    assert!(events[2].contains("\"tool_calls\":[{\"index\":0,\"id\":\"call_"), "{events:?}");
+    assert!(events[3].contains("\"finish_reason\":\"tool_calls\""), "{events:?}");
+    assert_eq!((events[4].as_str(), events.len()), (END, 5));
+    assert_eq!(summary.finish_reason.as_deref(), Some("tool_calls"));
+    // Without a finish reason the text comes out all the same, before the end or an error.
+    for last in [END, ERROR] {
+        let (events, _) = with_tools(&[ROLE, &word("<tool_call>{"), last]);
+        assert!(events[1].contains("\"content\":\"<tool_call>{\""), "{events:?}");
+        assert_eq!((events[2].as_str(), events.len()), (last, 3));
+    }
+}
+
 /// An empty thought says nothing.
 fn said(text: &str) -> String {
     if text.is_empty() { thought(text) } else { thought_twice(text) }

@@ -1,0 +1,224 @@
+//! One choice of an answer.
+//!
+//! Owns: what of its text is held back, which calls have begun, and what it ends with. Must never do:
+//! end it twice, or end it otherwise than the backend did, but for `stop` where there are calls.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::entries::{legacy, mend};
+use crate::chat::harmonise::{CallIds, Offered, Piece, TextScanner, split};
+
+/// One streamed choice.
+#[derive(Debug)]
+pub(super) struct Choice {
+    scanner: TextScanner,
+    ids: CallIds,
+    begun: BTreeSet<u32>,
+    over: bool,
+}
+
+/// What became of a chunk's choice.
+pub(super) struct Turned {
+    /// It is not what it was.
+    pub(super) changed: bool,
+    /// It says something, so it must leave.
+    pub(super) says: bool,
+}
+
+impl Choice {
+    pub(super) fn new(offered: Arc<Offered>, seed: &str, index: u32) -> Self {
+        Choice {
+            scanner: TextScanner::new(offered),
+            ids: CallIds::new(seed, index),
+            begun: BTreeSet::new(),
+            over: false,
+        }
+    }
+
+    /// One chunk's part of it.
+    pub(super) fn chunk(&mut self, fields: &mut Map<String, Value>) -> Turned {
+        let ends =
+            fields.get("finish_reason").is_some_and(|r| r.as_str().is_some_and(|r| !r.is_empty()));
+        let logs = fields.get("logprobs").is_some_and(|logprobs| !logprobs.is_null());
+        if !fields.get("delta").is_some_and(Value::is_object) && ends {
+            fields.insert("delta".to_owned(), json!({}));
+        }
+        let Some(delta) = fields.get_mut("delta").and_then(Value::as_object_mut) else {
+            return Turned { changed: false, says: true };
+        };
+        let mut changed = self.engines_calls(delta);
+        changed |= self.text(delta, ends);
+        let says = delta.values().any(|value| !says_nothing(value));
+        self.over |= ends;
+        if ends && !self.begun.is_empty() {
+            changed |= finish_with_calls(fields);
+        }
+        Turned { changed, says: says || ends || logs }
+    }
+
+    /// Calls that the engine itself has told.
+    fn engines_calls(&mut self, delta: &mut Map<String, Value>) -> bool {
+        let mut changed = false;
+        if let Some(mut entry) = legacy(delta) {
+            // It has one call only.
+            entry["index"] = json!(0);
+            delta.insert("tool_calls".to_owned(), json!([entry]));
+            changed = true;
+        }
+        let entries = delta.get_mut("tool_calls").and_then(Value::as_array_mut);
+        let mended = entries.is_some_and(|e| mend(e, &mut self.ids, &mut self.begun, true));
+        changed || mended
+    }
+
+    /// Text goes through the search; at the end all of it comes out.
+    fn text(&mut self, delta: &mut Map<String, Value>, ends: bool) -> bool {
+        let said = delta.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let mut pieces = Vec::new();
+        if !said.is_empty() && !self.over {
+            self.scanner.push(&said, &mut pieces);
+        } else if !said.is_empty() {
+            return false; // behind the end: it is not ours to judge
+        }
+        if ends && !self.over {
+            self.scanner.finish(&mut pieces);
+        }
+        let (text, calls) = self.apart(pieces);
+        if calls.is_empty() && text == said {
+            return false;
+        }
+        put(delta, &text, calls, &said);
+        true
+    }
+
+    /// Text and calls, each in their order.
+    fn apart(&mut self, pieces: Vec<Piece>) -> (String, Vec<Value>) {
+        let (mut text, mut calls) = (String::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                Piece::Text(more) => text.push_str(&more),
+                Piece::Call { name, arguments } => {
+                    let call = self.ids.next_call();
+                    self.begun.insert(call.index);
+                    calls.push(json!({
+                        "index": call.index, "id": call.id, "type": "function",
+                        "function": {"name": name, "arguments": arguments},
+                    }));
+                }
+            }
+        }
+        (text, calls)
+    }
+
+    /// What is held at the end of an answer that did not say how it ends.
+    pub(super) fn rest(&mut self) -> Option<Value> {
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        self.scanner.finish(&mut pieces);
+        let (text, calls) = self.apart(pieces);
+        let mut delta = Map::new();
+        put(&mut delta, &text, calls, "");
+        (!delta.is_empty()).then_some(Value::Object(delta))
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// Puts text and calls into a delta whose text was `said`.
+fn put(delta: &mut Map<String, Value>, text: &str, calls: Vec<Value>, said: &str) {
+    if !text.is_empty() {
+        delta.insert("content".to_owned(), text.into());
+    } else if !said.is_empty() {
+        delta.shift_remove("content");
+    }
+    if calls.is_empty() {
+        return;
+    }
+    match delta.get_mut("tool_calls").and_then(Value::as_array_mut) {
+        Some(entries) => entries.extend(calls),
+        None => drop(delta.insert("tool_calls".to_owned(), calls.into())),
+    }
+}
+
+/// A named `tool_choice` ends with `stop` in vLLM, and so does a call that was written as text.
+fn finish_with_calls(choice: &mut Map<String, Value>) -> bool {
+    let reason = choice.get_mut("finish_reason");
+    match reason {
+        Some(reason) if matches!(reason.as_str(), Some("stop" | "function_call")) => {
+            *reason = "tool_calls".into();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// A choice of an answer in one piece; answers whether it changed.
+pub(super) fn message(
+    choice: &mut Map<String, Value>,
+    offered: &Offered,
+    seed: &str,
+    index: u32,
+) -> bool {
+    let Some(message) = choice.get_mut("message").and_then(Value::as_object_mut) else {
+        return false;
+    };
+    let (mut ids, mut begun) = (CallIds::new(seed, index), BTreeSet::new());
+    let mut changed = false;
+    if let Some(entry) = legacy(message) {
+        message.insert("tool_calls".to_owned(), json!([entry]));
+        changed = true;
+    }
+    if let Some(entries) = message.get_mut("tool_calls").and_then(Value::as_array_mut) {
+        changed |= mend(entries, &mut ids, &mut begun, false);
+    }
+    changed |= written(message, offered, &mut ids, &mut begun);
+    if !begun.is_empty() {
+        changed |= finish_with_calls(choice);
+    }
+    changed
+}
+
+/// Calls that stand in the text.
+fn written(
+    message: &mut Map<String, Value>,
+    offered: &Offered,
+    ids: &mut CallIds,
+    begun: &mut BTreeSet<u32>,
+) -> bool {
+    let Some(said) = message.get("content").and_then(Value::as_str) else { return false };
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for piece in split(said, offered) {
+        match piece {
+            Piece::Text(more) => text.push_str(&more),
+            Piece::Call { name, arguments } => {
+                let call = ids.next_call();
+                begun.insert(call.index);
+                calls.push(json!({
+                    "id": call.id, "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                }));
+            }
+        }
+    }
+    if calls.is_empty() {
+        return false;
+    }
+    let content = if text.is_empty() { Value::Null } else { text.into() };
+    message.insert("content".to_owned(), content);
+    match message.get_mut("tool_calls").and_then(Value::as_array_mut) {
+        Some(entries) => entries.extend(calls),
+        None => drop(message.insert("tool_calls".to_owned(), calls.into())),
+    }
+    true
+}

@@ -1,0 +1,148 @@
+//! Tool calls in answers, in the one form that clients understand (SPEC 5.6): streamed chunk by chunk
+//! ([`ToolCallStream`]) and in one piece ([`whole`]).
+//!
+//! Owns: what of an answer to a request with tools is written anew: calls that stand in the text, the legacy
+//! `function_call`, arguments that are objects, missing ids and indexes, the finish reason. Must never
+//! do: look at an answer to a request without tools; touch reasoning; or change an event that is right
+//! already.
+
+mod choice;
+mod entries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::harmonise::{Offered, ToolFields};
+use super::request::ChatRequest;
+use choice::Choice;
+
+/// The fields of a request that decide; a conversation may be long, and is passed over.
+#[derive(Deserialize)]
+struct Wire {
+    tools: Option<Value>,
+    functions: Option<Value>,
+    tool_choice: Option<Value>,
+    function_call: Option<Value>,
+    response_format: Option<Value>,
+}
+
+/// What a request offered; nothing, if its answer is not to be looked at.
+pub fn offered(chat: &ChatRequest) -> Option<Arc<Offered>> {
+    if !chat.offers_tools() && !chat.offers_functions() {
+        return None;
+    }
+    let wire: Wire = serde_json::from_str(chat.text()).ok()?;
+    let offered = Offered::read(&ToolFields {
+        tools: wire.tools.as_ref(),
+        functions: wire.functions.as_ref(),
+        tool_choice: wire.tool_choice.as_ref(),
+        function_call: wire.function_call.as_ref(),
+        response_format: wire.response_format.as_ref(),
+    });
+    (!offered.is_empty()).then(|| Arc::new(offered))
+}
+
+/// What becomes of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turned {
+    /// It leaves as it came.
+    Stays,
+    /// Nothing of it leaves now.
+    Held,
+    /// This leaves instead: JSON.
+    Into(String),
+}
+
+/// The calls of one streamed answer.
+#[derive(Debug)]
+pub struct ToolCallStream {
+    offered: Arc<Offered>,
+    choices: BTreeMap<u32, Choice>,
+    /// The last chunk without its choices: what chunks of ours look like.
+    frame: Map<String, Value>,
+}
+
+impl ToolCallStream {
+    /// Before the first chunk.
+    pub fn new(offered: Arc<Offered>) -> Self {
+        ToolCallStream { offered, choices: BTreeMap::new(), frame: Map::new() }
+    }
+
+    /// One chunk's JSON.
+    pub fn event(&mut self, data: &[u8]) -> Turned {
+        let Ok(Value::Object(mut chunk)) = serde_json::from_slice::<Value>(data) else {
+            return Turned::Stays;
+        };
+        let Some(Value::Array(mut choices)) = chunk.remove("choices") else { return Turned::Stays };
+        // Usage chunks and the like.
+        if choices.is_empty() {
+            return Turned::Stays;
+        }
+        let seed = chunk.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (mut changed, mut says) =
+            (false, chunk.get("usage").is_some_and(|usage| !usage.is_null()));
+        for choice in &mut choices {
+            let Some(fields) = choice.as_object_mut() else {
+                says = true;
+                continue;
+            };
+            let index = index_of(fields);
+            let known = self.choices.entry(index);
+            let state = known.or_insert_with(|| Choice::new(self.offered.clone(), &seed, index));
+            let turned = state.chunk(fields);
+            changed |= turned.changed;
+            says |= turned.says;
+        }
+        self.frame.clone_from(&chunk);
+        if !changed {
+            return Turned::Stays;
+        }
+        if !says {
+            return Turned::Held;
+        }
+        chunk.insert("choices".to_owned(), Value::Array(choices));
+        Turned::Into(Value::Object(chunk).to_string())
+    }
+
+    /// What is still held when the answer ends without a finish reason: a chunk for it.
+    pub fn rest(&mut self) -> Option<String> {
+        let choices: Vec<Value> = self
+            .choices
+            .iter_mut()
+            .filter_map(|(index, choice)| {
+                let delta = choice.rest()?;
+                Some(json!({"index": index, "delta": delta, "finish_reason": null}))
+            })
+            .collect();
+        if choices.is_empty() {
+            return None;
+        }
+        let mut chunk = self.frame.clone();
+        chunk.remove("usage");
+        chunk.insert("choices".to_owned(), Value::Array(choices));
+        Some(Value::Object(chunk).to_string())
+    }
+}
+
+fn index_of(choice: &Map<String, Value>) -> u32 {
+    let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// An answer in one piece; `None`: it is right as it is.
+pub fn whole(body: &[u8], offered: &Offered) -> Option<Vec<u8>> {
+    let mut answer: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    let seed = answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let choices = answer.get_mut("choices")?.as_array_mut()?;
+    let mut changed = false;
+    for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
+        let index = index_of(choice);
+        changed |= choice::message(choice, offered, &seed, index);
+    }
+    changed.then(|| Value::Object(answer).to_string().into_bytes())
+}
