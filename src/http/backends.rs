@@ -154,7 +154,9 @@ async fn try_activate(
     let mut outcome = give_order(state, &launch).await?;
     if !order.wait {
         let gpu = gpu_status(state).await?;
-        let shown = json!({"model": model, "state": gpu.state, "resident": gpu.model});
+        // In the daemon's first moment what is there is being found out; the order stands.
+        let state = if gpu.state == "unknown" { "loading" } else { gpu.state };
+        let shown = json!({"model": model, "state": state, "resident": gpu.model});
         return Ok(HttpResponse::Accepted().json(shown));
     }
     let mut given = 1;

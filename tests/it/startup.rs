@@ -157,7 +157,7 @@ fn service_links_of_container_platforms_are_ignored_with_one_warning() {
 fn check_config_says_good_and_names_keys_of_later_versions() {
     let upstream = Upstream::streaming(vllm::stream(&["a"]));
     let ended = Setup::with(&upstream)
-        .set("limits", "max_decode_pixels", 7)
+        .set("limits", "reasoning_format", "\"strip\"")
         .env("CHAT_PROXY_REQUIRE_TEMPLATE", "false")
         .run(&["check-config"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -165,7 +165,7 @@ fn check_config_says_good_and_names_keys_of_later_versions() {
         ended.stdout.lines().filter(|line| line.contains("not part of")).collect();
     assert_eq!(notes.len(), 2, "{}", ended.stdout);
     assert!(
-        notes.iter().any(|n| n.contains("max_decode_pixels") && n.contains("chat_proxy.toml:")),
+        notes.iter().any(|n| n.contains("reasoning_format") && n.contains("chat_proxy.toml:")),
         "{notes:?}"
     );
     assert!(
