@@ -316,3 +316,22 @@ fn calls_that_a_model_writes_as_text_become_real_ones_where_tools_are_offered() 
         assert!(ask(true, &tools).text().contains("\"finish_reason\":\"stop\""));
     }
 }
+
+#[test]
+fn text_that_might_have_become_a_call_is_not_lost_with_its_engine() {
+    let begun =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"so: <tool_call>{\"}}]}\n\n";
+    let upstream = Upstream::start(move |_, wire| {
+        wire.stream_head();
+        wire.chunk(begun.as_bytes());
+        wire.fin(); // it dies
+    });
+    let daemon = daemon(&upstream, json!({})).start();
+    let tools = json!([{"type": "function", "function": {"name": "weather"}}]);
+    let body = json!({"model": "tiny-a", "stream": true, "tools": tools,
+        "messages": [says("user", json!("u"))]});
+    let text = Ask::chat(body.to_string()).reply(daemon.addr()).text();
+    let (held, error) = (text.find("<tool_call>{"), text.find("err_backend_unavailable"));
+    assert!(held.is_some() && held < error, "{text}");
+    assert!(!text.contains("[DONE]"), "{text}");
+}

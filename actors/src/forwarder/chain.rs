@@ -93,6 +93,13 @@ impl Chain {
         }
     }
 
+    /// What is still held, for an answer that ends here.
+    pub(super) fn give_up(&mut self, out: &mut Vec<Bytes>) {
+        if let Chain::Chat(chat) | Chain::Native(_, chat) = self {
+            out.extend(chat.rest_of_calls());
+        }
+    }
+
     /// What was learnt so far.
     pub(super) fn summary(&self) -> &Summary {
         match self {

@@ -280,6 +280,11 @@ impl Pump<'_> {
     }
 
     async fn conclude(mut self, ending: Ending) {
+        // Not before a head: then the error has a status of its own.
+        if self.reply.is_streaming() {
+            self.chain.give_up(&mut self.out);
+            self.flush();
+        }
         let summary = self.chain.summary();
         self.transcript.tokens(summary.usage, summary.content_events);
         let record = self.transcript.record();

@@ -268,8 +268,9 @@ impl ChatStream {
         Edit { place: 0..event.len(), pieces: pieces.concat() }
     }
 
-    /// What of the text was held back because it might have become a call.
-    fn rest_of_calls(&mut self) -> Option<Bytes> {
+    /// What of the text was held back because it might have become a call: whoever ends the answer with an
+    /// error of his own sends it first.
+    pub fn rest_of_calls(&mut self) -> Option<Bytes> {
         let rest = self.tools.as_mut()?.rest()?;
         Some(Bytes::from(format!("data: {rest}\n\n")))
     }
