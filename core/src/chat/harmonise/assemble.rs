@@ -3,7 +3,7 @@
 //! Owns: the numbering of calls, their ids, and the JSON of one entry of `tool_calls`. Must never
 //! do: draw ids at random; the same answer numbers its calls alike, streamed or not.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Which call of a choice this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,24 +67,22 @@ fn hash(bytes: impl Iterator<Item = u8>, salt: u64) -> u64 {
 }
 
 /// One entry of a streamed `delta.tool_calls`: the whole call in one piece.
-pub fn delta_entry(call: &CallId, name: &str, arguments: &str) -> String {
+pub fn delta_entry(call: &CallId, name: &str, arguments: &str) -> Value {
     json!({
         "index": call.index,
         "id": call.id,
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     })
-    .to_string()
 }
 
 /// One entry of `message.tool_calls`.
-pub fn message_entry(call: &CallId, name: &str, arguments: &str) -> String {
+pub fn message_entry(call: &CallId, name: &str, arguments: &str) -> Value {
     json!({
         "id": call.id,
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     })
-    .to_string()
 }
 
 #[cfg(test)]
@@ -125,11 +123,11 @@ mod tests {
     fn entries_are_written_as_openai_has_them() {
         let call = CallId { index: 2, id: "call_x".to_owned() };
         assert_eq!(
-            delta_entry(&call, "f", r#"{"a":"é"}"#),
+            delta_entry(&call, "f", r#"{"a":"é"}"#).to_string(),
             r#"{"index":2,"id":"call_x","type":"function","function":{"name":"f","arguments":"{\"a\":\"é\"}"}}"#
         );
         assert_eq!(
-            message_entry(&call, "f", "{}"),
+            message_entry(&call, "f", "{}").to_string(),
             r#"{"id":"call_x","type":"function","function":{"name":"f","arguments":"{}"}}"#
         );
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::entries::{legacy, mend};
+use crate::chat::harmonise::assemble::{CallId, delta_entry, message_entry};
 use crate::chat::harmonise::{CallIds, Offered, Piece, TextScanner, split};
 
 /// One streamed choice.
@@ -85,31 +86,12 @@ impl Choice {
         if ends && !self.over {
             self.scanner.finish(&mut pieces);
         }
-        let (text, calls) = self.apart(pieces);
+        let (text, calls) = apart(pieces, &mut self.ids, &mut self.begun, delta_entry);
         if calls.is_empty() && text == said {
             return false;
         }
         put(delta, &text, calls, &said);
         true
-    }
-
-    /// Text and calls, each in their order.
-    fn apart(&mut self, pieces: Vec<Piece>) -> (String, Vec<Value>) {
-        let (mut text, mut calls) = (String::new(), Vec::new());
-        for piece in pieces {
-            match piece {
-                Piece::Text(more) => text.push_str(&more),
-                Piece::Call { name, arguments } => {
-                    let call = self.ids.next_call();
-                    self.begun.insert(call.index);
-                    calls.push(json!({
-                        "index": call.index, "id": call.id, "type": "function",
-                        "function": {"name": name, "arguments": arguments},
-                    }));
-                }
-            }
-        }
-        (text, calls)
     }
 
     /// What is held at the end of an answer that did not say how it ends.
@@ -119,7 +101,7 @@ impl Choice {
         }
         let mut pieces = Vec::new();
         self.scanner.finish(&mut pieces);
-        let (text, calls) = self.apart(pieces);
+        let (text, calls) = apart(pieces, &mut self.ids, &mut self.begun, delta_entry);
         let mut delta = Map::new();
         put(&mut delta, &text, calls, "");
         (!delta.is_empty()).then_some(Value::Object(delta))
@@ -142,12 +124,36 @@ fn put(delta: &mut Map<String, Value>, text: &str, calls: Vec<Value>, said: &str
     } else if !said.is_empty() {
         delta.shift_remove("content");
     }
-    if calls.is_empty() {
-        return;
+    add(delta, calls);
+}
+
+/// Text and calls of pieces, each in their order; `entry` writes a call.
+fn apart(
+    pieces: Vec<Piece>,
+    ids: &mut CallIds,
+    begun: &mut BTreeSet<u32>,
+    entry: fn(&CallId, &str, &str) -> Value,
+) -> (String, Vec<Value>) {
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    for piece in pieces {
+        match piece {
+            Piece::Text(more) => text.push_str(&more),
+            Piece::Call { name, arguments } => {
+                let call = ids.next_call();
+                begun.insert(call.index);
+                calls.push(entry(&call, &name, &arguments));
+            }
+        }
     }
-    match delta.get_mut("tool_calls").and_then(Value::as_array_mut) {
+    (text, calls)
+}
+
+/// Puts calls behind those that are there.
+fn add(fields: &mut Map<String, Value>, calls: Vec<Value>) {
+    match fields.get_mut("tool_calls").and_then(Value::as_array_mut) {
+        _ if calls.is_empty() => {}
         Some(entries) => entries.extend(calls),
-        None => drop(delta.insert("tool_calls".to_owned(), calls.into())),
+        None => drop(fields.insert("tool_calls".to_owned(), calls.into())),
     }
 }
 
@@ -197,28 +203,12 @@ fn written(
     begun: &mut BTreeSet<u32>,
 ) -> bool {
     let Some(said) = message.get("content").and_then(Value::as_str) else { return false };
-    let (mut text, mut calls) = (String::new(), Vec::new());
-    for piece in split(said, offered) {
-        match piece {
-            Piece::Text(more) => text.push_str(&more),
-            Piece::Call { name, arguments } => {
-                let call = ids.next_call();
-                begun.insert(call.index);
-                calls.push(json!({
-                    "id": call.id, "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }));
-            }
-        }
-    }
+    let (text, calls) = apart(split(said, offered), ids, begun, message_entry);
     if calls.is_empty() {
         return false;
     }
     let content = if text.is_empty() { Value::Null } else { text.into() };
     message.insert("content".to_owned(), content);
-    match message.get_mut("tool_calls").and_then(Value::as_array_mut) {
-        Some(entries) => entries.extend(calls),
-        None => drop(message.insert("tool_calls".to_owned(), calls.into())),
-    }
+    add(message, calls);
     true
 }

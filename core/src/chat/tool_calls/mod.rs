@@ -63,7 +63,7 @@ pub enum Turned {
 pub struct ToolCallStream {
     offered: Arc<Offered>,
     choices: BTreeMap<u32, Choice>,
-    /// The last chunk without its choices: what chunks of ours look like.
+    /// The first chunk without its choices and usage: what chunks of ours look like.
     frame: Map<String, Value>,
 }
 
@@ -83,7 +83,10 @@ impl ToolCallStream {
         if choices.is_empty() {
             return Turned::Stays;
         }
-        let seed = chunk.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if self.frame.is_empty() {
+            self.frame.clone_from(&chunk);
+            self.frame.remove("usage");
+        }
         let (mut changed, mut says) =
             (false, chunk.get("usage").is_some_and(|usage| !usage.is_null()));
         for choice in &mut choices {
@@ -93,12 +96,12 @@ impl ToolCallStream {
             };
             let index = index_of(fields);
             let known = self.choices.entry(index);
-            let state = known.or_insert_with(|| Choice::new(self.offered.clone(), &seed, index));
+            let seed = seed(&self.frame);
+            let state = known.or_insert_with(|| Choice::new(self.offered.clone(), seed, index));
             let turned = state.chunk(fields);
             changed |= turned.changed;
             says |= turned.says;
         }
-        self.frame.clone_from(&chunk);
         if !changed {
             return Turned::Stays;
         }
@@ -123,10 +126,14 @@ impl ToolCallStream {
             return None;
         }
         let mut chunk = self.frame.clone();
-        chunk.remove("usage");
         chunk.insert("choices".to_owned(), Value::Array(choices));
         Some(Value::Object(chunk).to_string())
     }
+}
+
+/// What ids of calls follow from: the answer's own id.
+fn seed(answer: &Map<String, Value>) -> &str {
+    answer.get("id").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn index_of(choice: &Map<String, Value>) -> u32 {
@@ -137,7 +144,7 @@ fn index_of(choice: &Map<String, Value>) -> u32 {
 /// An answer in one piece; `None`: it is right as it is.
 pub fn whole(body: &[u8], offered: &Offered) -> Option<Vec<u8>> {
     let mut answer: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    let seed = answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let seed = seed(&answer).to_owned();
     let choices = answer.get_mut("choices")?.as_array_mut()?;
     let mut changed = false;
     for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
