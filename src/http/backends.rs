@@ -245,19 +245,26 @@ async fn try_deactivate(
     let arbiter = state.directory.port(|book| book.arbiter.clone());
     let force = order.force;
     let met = ask(&arbiter, || Deactivate { side: Side::Vllm, force }).await?;
-    Ok(stopping(met, force))
+    Ok(stopped(&met, force))
 }
 
 /// What an order to stop met.
-pub(super) fn stopping(met: Stopping, force: bool) -> HttpResponse {
+pub(super) fn stopping(met: &Stopping, force: bool) -> Value {
     match met {
-        Stopping::Idle => HttpResponse::Ok().json(json!({"status": "idle"})),
-        Stopping::Now(model) => {
-            HttpResponse::Accepted().json(json!({"status": "stopping", "model": model.to_string()}))
-        }
-        Stopping::WaitsFor(model, in_flight) => HttpResponse::Accepted().json(json!({
+        Stopping::Idle => json!({"status": "idle"}),
+        Stopping::Now(model) => json!({"status": "stopping", "model": model.to_string()}),
+        Stopping::WaitsFor(model, in_flight) => json!({
             "status": if force { "stopping" } else { "draining" },
             "model": model.to_string(), "waits_for": {"in_flight": in_flight},
-        })),
+        }),
     }
+}
+
+/// The same as an answer of its own.
+pub(super) fn stopped(met: &Stopping, force: bool) -> HttpResponse {
+    let mut builder = match met {
+        Stopping::Idle => HttpResponse::Ok(),
+        Stopping::Now(_) | Stopping::WaitsFor(..) => HttpResponse::Accepted(),
+    };
+    builder.json(stopping(met, force))
 }

@@ -15,18 +15,18 @@ use chat_proxy_actors::lease::{LeaseRecord, SavedModel};
 use chat_proxy_actors::port::Port;
 use chat_proxy_actors::vllm_supervisor::messages::GetEngine;
 use chat_proxy_core::gpu::lease::{LeaseAsk, LeaseOrder};
-use chat_proxy_core::gpu::scheduler::Stopping;
 use chat_proxy_core::gpu::{LeaseToken, Side};
 use chat_proxy_core::ids::Ticket;
 use chat_proxy_core::{ApiError, Code};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::front::Identity;
 use super::state::{ANSWER, AppState, LOOK, ask};
-use super::{error, management};
+use super::{backends, error, management};
 
 /// The longest name of an owner, in characters.
 const MAX_OWNER: usize = 64;
@@ -34,6 +34,8 @@ const MAX_OWNER: usize = 64;
 const MAX_REASON: usize = 500;
 /// Nobody leases the GPU for longer without a word.
 const MAX_TTL: f64 = 30.0 * 86_400.0;
+/// An answer comes when it is written down; a disk that takes longer is stuck.
+const WRITTEN: Duration = Duration::from_secs(30);
 /// So often is one order given to arbiters that die over it.
 const MAX_ORDERS: usize = 3;
 
@@ -222,16 +224,13 @@ struct Renew {
 /// Lets a lease live on.
 pub(super) async fn renew(
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
     state: web::Data<AppState>,
 ) -> HttpResponse {
-    let renewing = async {
-        management::admin(&request)?;
-        let Renew { token, ttl_s } = management::order(&request, &mut payload, &state).await?;
-        let order = LeaseOrder::Renew { token: token.as_str().into(), ttl: ttl(ttl_s)? };
-        order_lease(&state, order).await
-    };
-    answer(renewing.await)
+    ordered(request, payload, state, |Renew { token, ttl_s }| {
+        Ok(LeaseOrder::Renew { token: token.as_str().into(), ttl: ttl(ttl_s)? })
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -244,17 +243,13 @@ struct Release {
 /// Ends a lease; what was resident comes back, if that is wanted.
 pub(super) async fn release(
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
     state: web::Data<AppState>,
 ) -> HttpResponse {
-    let releasing = async {
-        management::admin(&request)?;
-        let Release { token, restart_model } =
-            management::order(&request, &mut payload, &state).await?;
-        let order = LeaseOrder::Release { token: token.as_str().into(), restart_model };
-        order_lease(&state, order).await
-    };
-    answer(releasing.await)
+    ordered(request, payload, state, |Release { token, restart_model }| {
+        Ok(LeaseOrder::Release { token: token.as_str().into(), restart_model })
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -269,20 +264,33 @@ struct ForceRelease {
 /// Ends whoever's lease, if all that is named fits.
 pub(super) async fn force_release(
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
     state: web::Data<AppState>,
 ) -> HttpResponse {
-    let releasing = async {
-        management::admin(&request)?;
-        let ForceRelease { token, owner, max_age, restart_model } =
-            management::order(&request, &mut payload, &state).await?;
+    ordered(request, payload, state, |order: ForceRelease| {
+        let ForceRelease { token, owner, max_age, restart_model } = order;
         let max_age = max_age.map(Duration::try_from_secs_f64).transpose().map_err(|error| {
             ApiError::invalid("max_age", format!("`max_age` is no time in seconds: {error}"))
         })?;
         let token = token.as_deref().map(LeaseToken::from);
-        order_lease(&state, LeaseOrder::Force { token, owner, max_age, restart_model }).await
+        Ok(LeaseOrder::Force { token, owner, max_age, restart_model })
+    })
+    .await
+}
+
+/// Reads an admin's order about a lease and has it carried out.
+async fn ordered<T: DeserializeOwned>(
+    request: HttpRequest,
+    mut payload: web::Payload,
+    state: web::Data<AppState>,
+    meant: impl FnOnce(T) -> Result<LeaseOrder, ApiError>,
+) -> HttpResponse {
+    let ordering = async {
+        management::admin(&request)?;
+        let order = meant(management::order(&request, &mut payload, &state).await?)?;
+        order_lease(&state, order).await
     };
-    answer(releasing.await)
+    answer(ordering.await)
 }
 
 async fn order_lease(state: &AppState, order: LeaseOrder) -> Result<Value, ApiError> {
@@ -291,8 +299,8 @@ async fn order_lease(state: &AppState, order: LeaseOrder) -> Result<Value, ApiEr
     loop {
         let (reply, outcome) = oneshot::channel();
         let told = arbiter.tell(OrderLease { order: order.clone(), reply });
-        match (told, outcome.await) {
-            (Ok(()), Ok(answer)) => {
+        match (told, timeout(WRITTEN, outcome).await.ok().and_then(Result::ok)) {
+            (Ok(()), Some(answer)) => {
                 return Ok(match answer? {
                     LeaseAnswer::Renewed(record) => {
                         json!({"status": "renewed", "lease": shown(&record, true)})
@@ -329,20 +337,9 @@ pub(super) async fn unload_all(
         let mut told = serde_json::Map::new();
         for (name, side) in [("vllm", Side::Vllm), ("ollama", Side::Ollama)] {
             let met = ask(&arbiter, || Deactivate { side, force }).await?;
-            told.insert(name.to_owned(), stopping(&met, force));
+            told.insert(name.to_owned(), backends::stopping(&met, force));
         }
         Ok(Value::Object(told))
     };
     answer(unloading.await)
-}
-
-fn stopping(met: &Stopping, force: bool) -> Value {
-    match met {
-        Stopping::Idle => json!({"status": "idle"}),
-        Stopping::Now(model) => json!({"status": "stopping", "model": model.to_string()}),
-        Stopping::WaitsFor(model, in_flight) => json!({
-            "status": if force { "stopping" } else { "draining" },
-            "model": model.to_string(), "waits_for": {"in_flight": in_flight},
-        }),
-    }
 }

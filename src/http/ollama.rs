@@ -123,7 +123,7 @@ async fn try_unload(
         let force = order.force;
         let met = ask(&arbiter, || Deactivate { side: Side::Ollama, force }).await?;
         if met != Stopping::Idle {
-            return Ok(backends::stopping(met, force));
+            return Ok(backends::stopped(&met, force));
         }
     }
     let (reply, gone) = oneshot::channel();
