@@ -29,12 +29,7 @@ impl Request<'_> {
         let began = Instant::now();
         let waited = self.lease_ends(&mut reply, transcript).await;
         transcript.waited(began.elapsed(), Duration::ZERO);
-        match waited {
-            Ok(Ok(())) => return Some(reply),
-            Ok(Err(error)) => reply.refuse(error, transcript),
-            Err(why) => reply.interrupted(why, transcript),
-        }
-        None
+        patience::settled(waited, reply, transcript).map(|((), reply)| reply)
     }
 
     async fn lease_ends(

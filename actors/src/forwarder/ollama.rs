@@ -149,17 +149,8 @@ impl Request<'_> {
         let Outgoing::Chat(chat) = &request else {
             return Some((Cargo { request, share, as_it_came }, reply));
         };
-        let images = match self.images(chat, &mut reply, transcript).await {
-            Ok(Ok(images)) => images,
-            Ok(Err(error)) => {
-                reply.refuse(error, transcript);
-                return None;
-            }
-            Err(why) => {
-                reply.interrupted(why, transcript);
-                return None;
-            }
-        };
+        let images = self.images(chat, &mut reply, transcript).await;
+        let (images, mut reply) = patience::settled(images, reply, transcript)?;
         let mut pinned = model.pinned();
         pinned.can_think = pinned.can_think.or_else(|| self.says_it_thinks(model));
         match translate(&chat.changed_body(), &pinned, &images) {

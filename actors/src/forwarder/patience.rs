@@ -8,6 +8,8 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use chat_proxy_core::ApiError;
+
 use super::Shared;
 use super::admission::Heart;
 use super::reply::{Interrupt, Reply};
@@ -24,6 +26,20 @@ pub(super) async fn wait<T>(
 ) -> Result<T, Interrupt> {
     let tell = || format!("position 0, {state}");
     wait_telling(shared, stream, &tell, what, reply, transcript).await
+}
+
+/// What came of such a wait, and the way back to the client; `None`: the request has ended.
+pub(super) fn settled<T>(
+    waited: Result<Result<T, ApiError>, Interrupt>,
+    reply: Reply,
+    transcript: &mut Transcript,
+) -> Option<(T, Reply)> {
+    match waited {
+        Ok(Ok(outcome)) => return Some((outcome, reply)),
+        Ok(Err(error)) => reply.refuse(error, transcript),
+        Err(why) => reply.interrupted(why, transcript),
+    }
+    None
 }
 
 /// The same; what they hear is made anew each time.

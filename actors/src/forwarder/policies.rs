@@ -47,13 +47,8 @@ pub(super) async fn apply(
         return Some((request, reply));
     };
     let facts = found.entry().facts(reported_vision(shared, found));
-    let planned = match policy::plan(&chat, &facts, &shared.settings.policies) {
-        Ok(planned) => planned,
-        Err(error) => {
-            reply.refuse(error, transcript);
-            return None;
-        }
-    };
+    let planned = Ok(policy::plan(&chat, &facts, &shared.settings.policies));
+    let (planned, mut reply) = patience::settled(planned, reply, transcript)?;
     let images = planned.images();
     let sees = facts.vision == Some(true);
     let scaled = if images.is_empty() {
@@ -63,17 +58,7 @@ pub(super) async fn apply(
         let state = "images are scaled";
         patience::wait(shared, prepared.stream, state, scaling, &mut reply, transcript).await
     };
-    let anew = match scaled {
-        Ok(Ok(anew)) => anew,
-        Ok(Err(error)) => {
-            reply.refuse(error, transcript);
-            return None;
-        }
-        Err(why) => {
-            reply.interrupted(why, transcript);
-            return None;
-        }
-    };
+    let (anew, mut reply) = patience::settled(scaled, reply, transcript)?;
     let outcome = planned.finish(&anew);
     transcript.record().policy = outcome.changes.record();
     reply.label(Labels { model: found.model.clone(), policy: outcome.changes.header() });

@@ -60,8 +60,11 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
         let Some(moved) = story.at_its_place(cargo, held, transcript).await else { return };
         let Moved { cargo, reply: held, error } = moved;
         reply = held;
+        if moves >= MAX_MOVES {
+            return reply.refuse(error, transcript);
+        }
         let found = match prepared.moves_on(shared, &mut reply, transcript).await {
-            Ok(found) => found.filter(|_| moves < MAX_MOVES),
+            Ok(found) => found,
             Err(why) => return reply.interrupted(why, transcript),
         };
         let (Some(found), Some(as_it_came)) = (found, cargo.as_it_came) else {
