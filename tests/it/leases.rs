@@ -1,6 +1,6 @@
 //! Leases of the GPU over HTTP: the shapes that clients hold on to, and what a killed daemon costs.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -258,8 +258,12 @@ fn released() {
 fn expired_meanwhile() {
     let mut engined = Engines::two().start();
     let token = lease(&engined, json!({"ttl_s": 0.7}));
+    let expires = status(&engined)["lease"]["expires_at"].as_f64().expect("a time");
     engined.daemon.kill();
-    std::thread::sleep(Duration::from_millis(700)); // its life, by the wall clock
+    eventually("its life is over, by the wall clock", BOUND, || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        (now.as_secs_f64() > expires).then_some(())
+    });
     engined.daemon.restart();
     eventually("it has died", BOUND, || (status(&engined)["leased"] == false).then_some(()));
     post(&engined, "release", &json!({"token": token})).error(400, "err_lease_token");
