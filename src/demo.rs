@@ -140,7 +140,7 @@ fn write_registry(home: &Path, relayed: &Handle) -> io::Result<()> {
     let vllm = |name: &str, display: &str, alias: &str| {
         json!({
             "name": name, "display_name": display, "backend": "vllm", "served_model_id": name,
-            "model_aliases": [alias],
+            "model_aliases": [alias], "chat_template": {"source": "embedded"},
             "backend_config": {
                 "model_path": format!("/models/{name}"),
                 "extra_args": ["--like-vllm", "--sim-load-ms", LOAD_MS],
@@ -157,7 +157,7 @@ fn write_registry(home: &Path, relayed: &Handle) -> io::Result<()> {
             "backend_config": {"extra_args": ["--num-ctx", "4096"]}
         },
         {
-            "name": "tiny-c", "display_name": "Tiny C", "backend": "gguf",
+            "name": "tiny-c", "display_name": "Tiny C", "backend": "gguf", "chat_template": {"source": "embedded"},
             "backend_config": {"host": addr.ip().to_string(), "port": addr.port()}
         }
     ]);

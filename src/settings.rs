@@ -8,6 +8,7 @@ use std::time::Duration;
 use chat_proxy_actors::forwarder::ForwardSettings;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::registry::RegistrySettings;
+use chat_proxy_actors::templates::Templates;
 use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Seconds, Settings};
 use chat_proxy_core::engine::EngineRules;
@@ -24,6 +25,11 @@ const DEFAULT_FILE: &str = "configs/chat_proxy.toml";
 /// What the daemon remembers between starts.
 pub(crate) const STATE_DIR: &str = "_staging";
 const FILE_VARIABLE: &str = "CHAT_PROXY_CONFIG_FILE";
+
+/// Who finds chat templates, and where those are put that stand inside of other files.
+pub(crate) fn templates() -> Templates {
+    Templates::new(Path::new(STATE_DIR).join("chat_templates"))
+}
 /// What SIGKILL has not ended by then is stuck.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// An engine of an earlier daemon that had been ready must answer within this.

@@ -137,6 +137,7 @@ async fn end(settings: &Settings, state_path: &Path) -> Result<Ended, String> {
         silence: None,
         probes: settings::probes(settings),
         pulse: chat_proxy_actors::permits::Pulse::default(),
+        templates: settings::templates(),
         keep_logs: settings.logging.max_log_files,
         max_log_bytes: settings.vllm.vllm_log_max_bytes,
         ends_all: true,

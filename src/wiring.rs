@@ -27,6 +27,7 @@ use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::registry::{RegistryActor, RegistryView};
 use chat_proxy_actors::root::{Factory, Root};
 use chat_proxy_actors::streams::StreamsLock;
+use chat_proxy_actors::templates::Templates;
 use chat_proxy_actors::transcript::Audience;
 use chat_proxy_actors::vllm_supervisor::{SupervisorParts, VllmSupervisor};
 use chat_proxy_core::config::Settings;
@@ -43,6 +44,8 @@ pub(crate) struct House {
     pub(crate) directory: Directory,
     pub(crate) ledger: Arc<PermitLedger>,
     pub(crate) registry: RegistryView,
+    /// Who finds chat templates.
+    pub(crate) templates: Templates,
     pub(crate) audience: Audience,
     pub(crate) metrics: Metrics,
     pub(crate) forwarders: ForwarderFactory,
@@ -118,6 +121,7 @@ fn lasting(
     let leases = Arc::new(LeaseShelf::open(&settings::lease_path(settings)));
     let limits =
         Limits::new(settings::limits(settings), settings.scheduler.max_queue_depth as usize);
+    let templates = settings::templates();
     let turns = Turns {
         admit: directory.port(|book| book.arbiter.clone()),
         abandon: directory.port(|book| book.arbiter.clone()),
@@ -128,12 +132,14 @@ fn lasting(
         leases: leases.clone(),
         limits: limits.clone(),
         scaler: Scaler::new(ScalingRules::of(settings)),
+        templates: templates.clone(),
     };
     let forwarders = ForwarderFactory::new(settings::forward(settings), registry.clone(), turns);
     Ok(House {
         directory,
         ledger,
         registry,
+        templates,
         audience: Audience { log: log.clone(), metrics: metered },
         metrics,
         forwarders,
@@ -297,6 +303,7 @@ fn supervisor(settings: &Settings, house: &House) -> SupervisorParts {
         silence,
         probes: settings::probes(settings),
         pulse: house.ledger.pulse(),
+        templates: house.templates.clone(),
         keep_logs: settings.logging.max_log_files,
         max_log_bytes: settings.vllm.vllm_log_max_bytes,
         ends_all: false,

@@ -7,6 +7,7 @@
 pub mod autostart;
 mod client;
 pub mod clock;
+mod digest;
 pub mod directory;
 pub mod events;
 pub mod forwarder;
@@ -26,6 +27,7 @@ pub mod root;
 mod rotation;
 pub mod spool;
 pub mod streams;
+pub mod templates;
 #[cfg(test)]
 mod testing;
 pub mod transcript;

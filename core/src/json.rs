@@ -27,6 +27,11 @@ impl<'a> Walker<'a> {
         &self.text[range]
     }
 
+    /// How far it has come, in bytes.
+    pub fn place(&self) -> usize {
+        self.at
+    }
+
     /// Skips white space and answers the next byte without taking it.
     pub fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.text.get(self.at) {

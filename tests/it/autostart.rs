@@ -47,7 +47,7 @@ impl Service {
             .set("autostart", "autostart_map", "\"gguf:llama\"")
             .set("autostart", "services", format!("{{ llama = {table} }}"))
             .set("server", "heartbeat_ms", 100)
-            .entry(json!({"name": "tiny-c", "backend": "gguf",
+            .entry(json!({"name": "tiny-c", "backend": "gguf", "chat_template": {"source": "embedded"}, 
                 "backend_config": {"host": "127.0.0.1", "port": self.port}}))
     }
 
@@ -284,8 +284,10 @@ fn relays_start_services_too_and_the_json_form_names_models() {
     let map = json!({"tiny-c": {"command": serde_json::from_str::<Value>(&service.command()).expect("a list")}});
     let daemon = Setup::new()
         .env("CHAT_PROXY_AUTOSTART_MAP", &map.to_string())
-        .entry(json!({"name": "tiny-c", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": service.port}}))
+        .entry(
+            json!({"name": "tiny-c", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "127.0.0.1", "port": service.port}}),
+        )
         .start();
     let body = json!({"model": "tiny-c", "prompt": "hello", "max_tokens": 3});
     let reply = Ask::post("/v1/completions", &body).reply(daemon.addr());

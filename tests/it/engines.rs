@@ -267,8 +267,10 @@ fn external_backends_need_no_turn_and_are_shown_too() {
     let other = Engines::new().model("tiny-c", &[]).start();
     other.assert_answers("tiny-c");
     let it = Engines::two()
-        .entry(json!({"name": "tiny-c", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": other.port}}))
+        .entry(
+            json!({"name": "tiny-c", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "127.0.0.1", "port": other.port}}),
+        )
         .start();
     it.assert_answers("tiny-a");
     it.assert_answers("tiny-c");

@@ -169,8 +169,7 @@ fn an_answer_in_one_piece_where_a_stream_was_due_is_a_failure() {
 #[test]
 fn nothing_that_listens_is_unavailable_with_a_hint() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let entry =
-        json!({"name": "tiny-a", "backend": "gguf", "backend_config": {"port": free.port()}});
+    let entry = json!({"name": "tiny-a", "backend": "gguf", "chat_template": {"source": "embedded"}, "backend_config": {"port": free.port()}});
     let daemon = Setup::new().entry(entry).start();
     for stream in [false, true] {
         let said = unavailable(&chat(&daemon, stream));

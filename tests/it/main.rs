@@ -12,6 +12,7 @@
 
 mod support;
 
+mod answers;
 mod autostart;
 mod bodies;
 mod by_hand;
@@ -45,6 +46,7 @@ mod storm;
 mod streaming;
 mod survival;
 mod swaps;
+mod templates;
 mod timeouts;
 mod traces;
 mod unary;

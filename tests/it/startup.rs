@@ -156,25 +156,20 @@ fn service_links_of_container_platforms_are_ignored_with_one_warning() {
 #[test]
 fn check_config_says_good_and_names_keys_of_later_versions() {
     let upstream = Upstream::streaming(vllm::stream(&["a"]));
-    let ended = Setup::with(&upstream)
-        .set("limits", "reasoning_format", "\"strip\"")
-        .env("CHAT_PROXY_REQUIRE_TEMPLATE", "false")
-        .run(&["check-config"]);
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let notes: Vec<&str> =
-        ended.stdout.lines().filter(|line| line.contains("not part of")).collect();
-    assert_eq!(notes.len(), 2, "{}", ended.stdout);
-    assert!(
-        notes.iter().any(|n| n.contains("reasoning_format") && n.contains("chat_proxy.toml:")),
-        "{notes:?}"
-    );
-    assert!(
-        notes
-            .iter()
-            .any(|n| n.contains("require_template") && n.contains("CHAT_PROXY_REQUIRE_TEMPLATE"))
-    );
-    assert!(ended.stdout.contains("1 models") && ended.stdout.contains("good"), "{}", ended.stdout);
-    assert_nothing_left_behind(ended.dir.path());
+    for (setup, place) in [
+        (Setup::with(&upstream).set("profiles", "profile", "\"auto\""), "chat_proxy.toml:"),
+        (Setup::with(&upstream).env("CHAT_PROXY_PROFILE", "auto"), "CHAT_PROXY_PROFILE"),
+    ] {
+        let ended = setup.run(&["check-config"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let notes: Vec<&str> =
+            ended.stdout.lines().filter(|line| line.contains("not part of")).collect();
+        assert_eq!(notes.len(), 1, "{}", ended.stdout);
+        assert!(notes[0].contains("profile") && notes[0].contains(place), "{notes:?}");
+        let said = &ended.stdout;
+        assert!(said.contains("1 models") && said.contains("good"), "{said}");
+        assert_nothing_left_behind(ended.dir.path());
+    }
 }
 
 #[test]

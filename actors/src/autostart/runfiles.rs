@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use chat_proxy_core::autostart::Command;
 use chat_proxy_core::engine::state_file::Process;
-use sha2::{Digest, Sha256};
 
+use crate::digest;
 use crate::process::tree;
 
 /// What `<service>.pid` says.
@@ -166,20 +166,12 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
 /// Tells our services from those of a daemon with another directory.
 pub(super) fn hash(dir: &Path) -> String {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    short_hash(absolute.display().to_string().as_bytes())
+    digest::short(absolute.display().to_string().as_bytes())
 }
 
 /// Equal ones mean that the settings still want this very process.
 pub(super) fn fingerprint(command: &Command) -> String {
-    short_hash(format!("{:?}", (&command.command, &command.cwd, &command.env)).as_bytes())
-}
-
-fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest::short(format!("{:?}", (&command.command, &command.cwd, &command.env)).as_bytes())
 }
 
 #[cfg(test)]

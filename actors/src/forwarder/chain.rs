@@ -2,14 +2,13 @@
 //!
 //! Owns: which core it is. Must never do: more than hand bytes over.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use chat_proxy_core::chat::harmonise::Offered;
 use chat_proxy_core::chat::ollama::{NativeStream, Nonsense};
-use chat_proxy_core::chat::reasoning::ReasoningField;
 use chat_proxy_core::chat::stream::{ChatStream, Incomplete, Progress, Summary};
-use chat_proxy_core::relay::{Dialect, EventStream};
+use chat_proxy_core::relay::EventStream;
+
+use super::answers::AnswerRules;
+use super::prepare::Prepared;
 
 /// Why an upstream stream is no whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,20 +19,10 @@ pub(super) enum Broken {
     Nonsense(#[from] Nonsense),
 }
 
-/// How the client wants its answer.
-pub(super) struct Wishes {
-    /// It asked for the usage chunk itself.
-    pub(super) usage: bool,
-    /// The names under which it gets reasoning.
-    pub(super) reasoning: ReasoningField,
-    /// The tools that it offered.
-    pub(super) tools: Option<Arc<Offered>>,
-}
-
-impl Wishes {
-    fn stream(self) -> ChatStream {
-        ChatStream::new(self.usage).with_reasoning(self.reasoning).with_tools(self.tools)
-    }
+/// A streamed answer with `choices`, as it is to leave.
+fn stream(prepared: &Prepared) -> ChatStream {
+    let AnswerRules { fields, text } = prepared.answer.clone();
+    ChatStream::new(prepared.wants_usage).with_fields(fields).with_text(text)
 }
 
 /// See the module.
@@ -47,17 +36,17 @@ pub(super) enum Chain {
 }
 
 impl Chain {
-    /// For an answer in a dialect.
-    pub(super) fn of(dialect: Dialect, wishes: Wishes) -> Chain {
-        if dialect.has_choices() {
-            return Chain::Chat(wishes.stream());
+    /// For an answer in the client's own dialect.
+    pub(super) fn of(prepared: &Prepared) -> Chain {
+        if prepared.dialect.has_choices() {
+            return Chain::Chat(stream(prepared));
         }
-        Chain::Events(EventStream::new(dialect))
+        Chain::Events(EventStream::new(prepared.dialect))
     }
 
     /// For an answer in Ollama's own words.
-    pub(super) fn native(stream: NativeStream, wishes: Wishes) -> Chain {
-        Chain::Native(Box::new(stream), wishes.stream())
+    pub(super) fn native(native: NativeStream, prepared: &Prepared) -> Chain {
+        Chain::Native(Box::new(native), stream(prepared))
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.
@@ -96,7 +85,7 @@ impl Chain {
     /// What is still held, for an answer that ends here.
     pub(super) fn give_up(&mut self, out: &mut Vec<Bytes>) {
         if let Chain::Chat(chat) | Chain::Native(_, chat) = self {
-            out.extend(chat.rest_of_calls());
+            out.extend(chat.rest_of_text());
         }
     }
 

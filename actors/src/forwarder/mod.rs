@@ -9,6 +9,7 @@
 //! that a defect in one stream ends that stream only.
 
 mod admission;
+mod answers;
 mod autostart;
 mod body;
 mod cargo;
@@ -28,6 +29,7 @@ mod pump;
 mod reply;
 mod scaling;
 mod task;
+mod template;
 mod unary;
 mod upstream;
 
@@ -39,7 +41,6 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::chat::policy::PolicyRules;
-use chat_proxy_core::chat::reasoning::ReasoningField;
 use chat_proxy_core::config::{Millis, Settings};
 use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::ids::Generation;
@@ -47,6 +48,7 @@ use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
+pub use answers::AnswerSettings;
 pub use images::ImageRules;
 pub use messages::{
     Answer, Content, Forward, Labels, RequestBody, RequestMeta, StreamAnswer, WholeAnswer,
@@ -62,6 +64,7 @@ use crate::ollama::messages::EnsureLoaded;
 use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
 use crate::registry::RegistryView;
+use crate::templates::Templates;
 use crate::vllm_supervisor::messages::Autopsy;
 use cut::{Cut, Switch};
 
@@ -90,10 +93,10 @@ pub struct ForwardSettings {
     pub lease_wait: bool,
     /// The longest wait for a turn or a place.
     pub max_queue_wait: Option<Duration>,
-    /// Calls are put into one form.
-    pub normalises_tools: bool,
-    /// The names under which clients get reasoning.
-    pub reasoning_field: ReasoningField,
+    /// Models of local engines need a chat template.
+    pub require_template: bool,
+    /// What becomes of answers.
+    pub answers: AnswerSettings,
     /// What is done to chat requests.
     pub policies: PolicyRules,
     /// What is background work without saying so.
@@ -120,8 +123,8 @@ impl ForwardSettings {
             },
             lease_wait: settings.scheduler.lease_wait,
             max_queue_wait: settings.scheduler.max_queue_wait_s.limit(),
-            normalises_tools: !settings.general.disable_tool_normalization,
-            reasoning_field: ReasoningField::from_word(&limits.reasoning_field).unwrap_or_default(),
+            require_template: limits.require_template,
+            answers: AnswerSettings::of(settings),
             policies: policies::rules(settings),
             class_rules,
         }
@@ -158,6 +161,8 @@ pub struct Turns {
     pub limits: Arc<Limits>,
     /// Who scales images.
     pub scaler: Arc<Scaler>,
+    /// Who finds chat templates.
+    pub templates: Templates,
 }
 
 /// The switch of every thread that has had a forwarder, to be told when requests are cut.

@@ -15,6 +15,7 @@ use super::messages::Labels;
 use super::patience;
 use super::prepare::{Found, Prepared};
 use super::reply::Reply;
+use super::template;
 use crate::transcript::Transcript;
 
 /// What the operator wants.
@@ -46,9 +47,12 @@ pub(super) async fn apply(
         reply.label(Labels { model: found.model.clone(), policy: None });
         return Some((request, reply));
     };
+    let required = template::require(shared, prepared, &mut reply, transcript).await;
+    let ((), mut reply) = patience::settled(required, reply, transcript)?;
     let facts = found.entry().facts(reported_vision(shared, found));
     let planned = Ok(policy::plan(&chat, &facts, &shared.settings.policies));
-    let (planned, mut reply) = patience::settled(planned, reply, transcript)?;
+    let (planned, reply_again) = patience::settled(planned, reply, transcript)?;
+    reply = reply_again;
     let images = planned.images();
     let sees = facts.vision == Some(true);
     let scaled = if images.is_empty() {

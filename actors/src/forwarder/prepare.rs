@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
-use chat_proxy_core::chat::harmonise::Offered;
 use chat_proxy_core::chat::request::ChatRequest;
-use chat_proxy_core::chat::tool_calls;
 use chat_proxy_core::gpu::{Asker, Class};
 use chat_proxy_core::registry::resident::RESIDENT;
-use chat_proxy_core::registry::{Entry, Placement, Snapshot};
+use chat_proxy_core::registry::{Entry, Placement, Snapshot, Template};
 use chat_proxy_core::relay::{self, Dialect};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
+use super::answers::AnswerRules;
 use super::cargo::{Outgoing, Relay};
 use super::messages::{RequestBody, RequestMeta};
 use super::patience;
@@ -32,8 +31,8 @@ pub(super) struct Prepared {
     pub(super) stream: bool,
     /// The client asked for the usage chunk itself.
     pub(super) wants_usage: bool,
-    /// The tools that it offers, if its answer is to be looked at for calls.
-    pub(super) offered: Option<Arc<Offered>>,
+    /// What becomes of its answer.
+    pub(super) answer: AnswerRules,
     /// Its model.
     pub(super) found: Found,
     /// Who asks.
@@ -90,6 +89,11 @@ impl Found {
     /// Its entry, as it was when the request came.
     pub(super) fn entry(&self) -> &Entry {
         &self.snapshot.entries()[self.position]
+    }
+
+    /// How its entry comes by a chat template.
+    pub(super) fn template(&self) -> &Template {
+        self.snapshot.template(self.position)
     }
 
     /// What the log is told of it.
@@ -169,12 +173,13 @@ pub(super) fn prepare(
     transcript.record().class = who.class;
     let found = find(shared, name)?;
     found.tell(transcript);
-    let offered = match &request {
-        Outgoing::Chat(chat) if shared.settings.normalises_tools => tool_calls::offered(chat),
-        _ => None,
+    let answers = shared.settings.answers;
+    let answer = match &request {
+        Outgoing::Chat(chat) => answers.of_chat(chat, found.entry()),
+        _ => answers.of_others(),
     };
     let prepared = Prepared {
-        offered,
+        answer,
         dialect: asked.dialect,
         stream: asked.stream,
         wants_usage: asked.wants_usage,

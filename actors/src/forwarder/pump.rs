@@ -14,7 +14,7 @@ use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::{ApiError, Code};
 
 use super::cargo::{Target, Unsent};
-use super::chain::{Broken, Chain, Wishes};
+use super::chain::{Broken, Chain};
 use super::deadlines::{Deadlines, Due};
 use super::reply::{Interrupt, Reply, engine_gone};
 use super::task::Request;
@@ -81,16 +81,11 @@ pub(super) async fn run(
     transcript: &mut Transcript,
 ) -> Option<Unsent> {
     let (shared, prepared) = (request.shared, request.prepared);
-    let wishes = Wishes {
-        usage: prepared.wants_usage,
-        reasoning: shared.settings.reasoning_field,
-        tools: prepared.offered.clone(),
-    };
     let chain = match kind {
-        Kind::Plain => Chain::of(prepared.dialect, wishes),
+        Kind::Plain => Chain::of(prepared),
         Kind::Native => {
             let native = NativeStream::new(request.completion_id(), unix_now());
-            Chain::native(native, wishes)
+            Chain::native(native, prepared)
         }
     };
     let head = request.head_timeout();

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::edits::splice;
+use chat_proxy_core::chat::fields;
 use chat_proxy_core::chat::ollama::whole_answer;
-use chat_proxy_core::chat::reasoning;
 use chat_proxy_core::chat::tool_calls;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
@@ -94,11 +94,12 @@ pub(super) async fn run(
     None
 }
 
-/// An answer with its calls and its reasoning in the forms that clients understand.
+/// An answer with its calls, thoughts and fields as clients understand them.
 fn harmonised(request: &Request<'_>, body: Bytes) -> Bytes {
-    let tools = request.prepared.offered.as_ref();
-    let body = tools.and_then(|tools| tool_calls::whole(&body, tools)).map_or(body, Bytes::from);
-    let edits = reasoning::edits(&body, request.shared.settings.reasoning_field);
+    let rules = &request.prepared.answer;
+    let anew = if rules.text.is_empty() { None } else { tool_calls::whole(&body, &rules.text) };
+    let body = anew.map_or(body, Bytes::from);
+    let edits = fields::edits(&body, &rules.fields);
     if edits.is_empty() { body } else { splice(&body, edits).concat().into() }
 }
 

@@ -14,6 +14,7 @@ use chat_proxy_core::registry::listing::{Disk, LayerTimes};
 use sha2::{Digest, Sha256};
 
 use super::{RegistryError, RegistrySettings};
+use crate::digest;
 
 pub(super) const CURATED: &str = "model_registry.curated.json";
 pub(super) const DISCOVERED: &str = "model_registry.discovered.json";
@@ -157,22 +158,13 @@ fn create(path: &Path, text: &[u8]) -> io::Result<()> {
 /// Where the hash of our own file is kept: one file for each registry directory.
 fn memory(settings: &RegistrySettings) -> PathBuf {
     let dir = fs::canonicalize(&settings.dir).unwrap_or_else(|_| settings.dir.clone());
-    let key = hex(&Sha256::digest(dir.as_os_str().as_encoded_bytes()));
-    settings.state_dir.join(format!("registry-{}.sha256", &key[..16]))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let key = digest::short(dir.as_os_str().as_encoded_bytes());
+    settings.state_dir.join(format!("registry-{key}.sha256"))
 }
 
 fn remember(settings: &RegistrySettings, text: &[u8]) -> io::Result<()> {
     fs::create_dir_all(&settings.state_dir)?;
-    replace(&memory(settings), hex(&Sha256::digest(text)).as_bytes())
+    replace(&memory(settings), digest::whole(text).as_bytes())
 }
 
 /// Splits a single file that a user had, and keeps it as a backup. A file that we wrote is no
@@ -184,8 +176,8 @@ fn split_old_file(settings: &RegistrySettings) -> Result<bool, RegistryError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io_error(&path, &error)),
     };
-    let ours = fs::read_to_string(memory(settings))
-        .is_ok_and(|hash| hash.trim() == hex(&Sha256::digest(&text)));
+    let ours =
+        fs::read_to_string(memory(settings)).is_ok_and(|hash| hash.trim() == digest::whole(&text));
     if ours {
         return Ok(false);
     }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use chat_proxy_core::engine::Launch;
 use chat_proxy_core::engine::state_file::StateFile;
 use chat_proxy_core::ids::Generation;
-use sha2::{Digest, Sha256};
 
+use crate::digest;
 use crate::process::cgroup::Cgroup;
 use crate::process::tree::Tree;
 
@@ -28,7 +28,7 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn at(path: PathBuf) -> Self {
         let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        let hash = short_hash(absolute.display().to_string().as_bytes());
+        let hash = digest::short(absolute.display().to_string().as_bytes());
         Memory { path, hash }
     }
 
@@ -97,16 +97,7 @@ pub(super) fn cgroup(state: &StateFile) -> Option<Cgroup> {
 
 /// The hash of a launch: equal hashes mean that the registry still wants this very engine.
 pub(super) fn spec_hash(launch: &Launch) -> String {
-    short_hash(launch.fingerprint().as_bytes())
-}
-
-fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut text, byte| {
-        use std::fmt::Write as _;
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest::short(launch.fingerprint().as_bytes())
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ use crate::permits::Pulse;
 use crate::port::Port;
 use crate::process::tree::Tree;
 use crate::registry::RegistryView;
+use crate::templates::Templates;
 use memory::Memory;
 use messages::{Ended, SetGoal};
 use watching::{Running, Shortening};
@@ -66,6 +67,8 @@ pub struct SupervisorParts {
     pub probes: ProbeRules,
     /// Whether an engine sent anything since the last look.
     pub pulse: Pulse,
+    /// Who finds chat templates.
+    pub templates: Templates,
     /// Logs of earlier starts that are kept.
     pub keep_logs: u32,
     /// A running engine's log is shortened when it is larger (bytes).

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::clock;
 use crate::process::cgroup::Cgroup;
 use crate::process::{Handle, Held, Spawning, hold};
 use crate::program_log as log;
+use crate::templates::{Found, Templates};
 
 /// The program of an engine that lies on a slow disk is not waited for longer: it is known by then.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,8 +35,12 @@ impl VllmSupervisor {
     ) {
         let spawning = self.spawning(generation, &launch);
         let hash = self.memory.hash().to_owned();
+        let (templates, started) = (self.parts.templates.clone(), launch.clone());
         let held = async move {
-            let held = hold(spawning?).await?;
+            let (mut spawning, command) = spawning?;
+            let template = template_of(templates, started.clone()).await?;
+            spawning.line = started.command_line(&command, template.as_deref());
+            let held = hold(spawning).await?;
             let pid = held.process().pid;
             // The kernel takes its time over this, up to tens of milliseconds.
             let group = tokio::task::spawn_blocking(move || own_group(&hash, generation, pid));
@@ -48,15 +53,16 @@ impl VllmSupervisor {
         }));
     }
 
-    /// What the new process is given.
-    fn spawning(&self, generation: Generation, launch: &Launch) -> io::Result<Spawning> {
+    /// What the new process is given, but for its command line; and how that begins.
+    fn spawning(
+        &self,
+        generation: Generation,
+        launch: &Launch,
+    ) -> io::Result<(Spawning, Vec<String>)> {
         let command = match &launch.command {
             Some(command) => command.clone(),
             None => found_command()?,
         };
-        // Found from here, but opened by the engine, whose directory may be another one.
-        let template = launch.templates.iter().find(|path| path.is_file());
-        let template = template.map(std::path::absolute).transpose()?;
         let environment = environment::of_engine(
             std::env::vars_os(),
             &self.secrets(),
@@ -66,8 +72,8 @@ impl VllmSupervisor {
         let log = log::open(&launch.log, self.parts.keep_logs).map_err(|error| {
             io::Error::new(error.kind(), format!("its log {}: {error}", launch.log.display()))
         })?;
-        let line = launch.command_line(&command, template.as_deref());
-        Ok(Spawning { line, environment, cwd: launch.cwd.clone(), log })
+        let spawning = Spawning { line: Vec::new(), environment, cwd: launch.cwd.clone(), log };
+        Ok((spawning, command))
     }
 
     /// Variables that engines must not see: ours, and every backend's key.
@@ -123,6 +129,18 @@ impl VllmSupervisor {
 
     fn not_spawned(&mut self, generation: Generation, error: &io::Error, ctx: &mut Context<Self>) {
         self.apply(Event::NotSpawned(generation, error.to_string()), ctx);
+    }
+}
+
+/// The template that the engine is told of.
+async fn template_of(templates: Templates, launch: Arc<Launch>) -> io::Result<Option<PathBuf>> {
+    let found = tokio::task::spawn_blocking(move || {
+        launch.template.as_ref().map(|places| templates.find(places))
+    });
+    match found.await.map_err(io::Error::other)? {
+        // Found from here, but opened by the engine, whose directory may be another one.
+        Some(Found::File(path)) => std::path::absolute(path).map(Some),
+        Some(Found::WithTheModel | Found::Missing) | None => Ok(None),
     }
 }
 

@@ -83,6 +83,7 @@ fn house_of(command: Vec<String>, rules: LifecycleRules) -> House {
         silence: None,
         probes: ProbeRules { interval: PATIENCE, timeout: PATIENCE, failures: 3 },
         pulse: Pulse::default(),
+        templates: crate::templates::Templates::new(dir.path().join("chat_templates")),
         keep_logs: 1,
         max_log_bytes: 1 << 20,
         ends_all: false,

@@ -71,7 +71,7 @@ fn start(options: &Options, folder: &Path) -> Result<(SocketAddr, Managed), Faul
             &journal,
         ];
         json!({"name": model, "backend": "vllm", "served_model_id": model,
-            "backend_config": {"model_path": format!("/models/{model}"), "extra_args": args}})
+            "chat_template": {"source": "embedded"}, "backend_config": {"model_path": format!("/models/{model}"), "extra_args": args}})
     };
     let entries: Vec<Value> = MODELS.iter().map(entry).collect();
     fs::write(folder.join("model_registry.curated.json"), Value::from(entries).to_string())?;

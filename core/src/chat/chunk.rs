@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::fields::Level;
 use crate::json::Walker;
 
 /// One event's data.
@@ -32,6 +33,8 @@ pub struct Facts {
     pub content: bool,
     /// Some choice carries reasoning, under either name.
     pub reasoning: bool,
+    /// Some field that is not `OpenAI`'s holds a value.
+    pub foreign: bool,
 }
 
 /// One choice of a chunk.
@@ -64,13 +67,20 @@ impl Chunk {
             b"choices" => choices(w, &mut facts, &mut choice),
             b"usage" => set_unless_null(w, &mut facts.usage),
             b"error" if facts.error.is_none() => set_unless_null(w, &mut facts.error),
-            _ => w.value().map(drop),
+            _ => other(Level::Root, key, w, &mut facts),
         });
         match walked {
             Some(()) if walker.at_end() => Chunk::Object(facts),
             _ => Chunk::Other,
         }
     }
+}
+
+/// A field that means nothing to us.
+fn other(level: Level, key: &[u8], walker: &mut Walker<'_>, facts: &mut Facts) -> Option<()> {
+    let place = walker.value()?;
+    facts.foreign |= !level.knows(key) && walker.slice(place) != b"null";
+    Some(())
 }
 
 fn set_unless_null(walker: &mut Walker<'_>, slot: &mut Option<Range<usize>>) -> Option<()> {
@@ -105,8 +115,12 @@ fn choices<'a>(
                 Some(())
             }
             b"delta" | b"message" if w.peek()? == b'{' => delta(w, facts),
-            b"text" => says_something(w).map(|says| facts.content |= says),
-            _ => w.value().map(drop),
+            b"text" => {
+                let place = w.value()?;
+                facts.content |= says_something(w.slice(place));
+                Some(())
+            }
+            _ => other(Level::Choice, key, w, facts),
         })?;
         hear(choice);
         Some(())
@@ -116,16 +130,18 @@ fn choices<'a>(
 /// Whatever a delta holds besides the role is content.
 fn delta(walker: &mut Walker<'_>, facts: &mut Facts) -> Option<()> {
     walker.object(|key, w| {
-        let says = says_something(w)?;
+        let place = w.value()?;
+        let value = w.slice(place);
+        let says = says_something(value);
         facts.content |= says && key != b"role";
         facts.reasoning |= says && matches!(key, b"reasoning" | b"reasoning_content");
+        facts.foreign |= value != b"null" && !Level::Message.knows(key);
         Some(())
     })
 }
 
-fn says_something(walker: &mut Walker<'_>) -> Option<bool> {
-    let range = walker.value()?;
-    Some(!matches!(walker.slice(range), b"null" | b"\"\"" | b"[]" | b"{}"))
+fn says_something(value: &[u8]) -> bool {
+    !matches!(value, b"null" | b"\"\"" | b"[]" | b"{}")
 }
 
 fn number(text: &[u8]) -> u32 {
@@ -189,6 +205,19 @@ mod tests {
             assert_eq!(facts(&data).content, content, "{delta}");
         }
         assert!(facts(r#"{"choices":[{"text":" la","finish_reason":null}]}"#).content);
+    }
+
+    #[test]
+    fn foreign_fields_are_seen_where_they_hold_a_value() {
+        for (data, foreign) in [
+            (r#"{"id":"c","choices":[{"index":0,"delta":{"content":"a"},"logprobs":{}}]}"#, false),
+            (r#"{"choices":[{"delta":{"x":null},"stop_reason":null}],"y":null}"#, false),
+            (r#"{"choices":[{"delta":{"x":""}}]}"#, true),
+            (r#"{"choices":[{"delta":{},"stop_reason":"a"}]}"#, true),
+            (r#"{"choices":[{"delta":{}}],"prompt_token_ids":[1]}"#, true),
+        ] {
+            assert_eq!(facts(data).foreign, foreign, "{data}");
+        }
     }
 
     #[test]

@@ -7,15 +7,17 @@
 
 pub mod chunk;
 pub mod edits;
+pub mod fields;
 pub mod harmonise;
 pub mod images;
 pub mod ollama;
 pub mod policy;
-pub mod reasoning;
+
 pub mod remote;
 pub mod request;
 pub mod sse;
 pub mod stream;
+pub mod think;
 pub mod tool_calls;
 pub mod unary;
 pub mod usage;

@@ -6,16 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::chunk::{Choice, Chunk};
 use super::edits::{Edit, splice};
-use super::harmonise::Offered;
-use super::reasoning::{self, ReasoningField};
+use super::fields::{self, FieldRules};
 use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
-use super::tool_calls::{ToolCallStream, Turned};
+use super::tool_calls::{TextRules, ToolCallStream, Turned};
 use super::usage::Usage;
 
 /// The event that ends a whole answer.
@@ -68,8 +66,8 @@ pub struct Summary {
 pub struct ChatStream {
     splitter: Splitter,
     keep_usage: bool,
-    reasoning_field: Option<ReasoningField>,
-    tools: Option<Box<ToolCallStream>>,
+    fields: Option<FieldRules>,
+    text: Option<Box<ToolCallStream>>,
     summary: Summary,
     begun: BTreeSet<u32>,
     finished: BTreeSet<u32>,
@@ -90,8 +88,8 @@ impl ChatStream {
         ChatStream {
             splitter: Splitter::default(),
             keep_usage,
-            reasoning_field: None,
-            tools: None,
+            fields: None,
+            text: None,
             summary: Summary::default(),
             begun: BTreeSet::new(),
             finished: BTreeSet::new(),
@@ -100,17 +98,17 @@ impl ChatStream {
         }
     }
 
-    /// The same, with reasoning under these names.
+    /// The same, with these fields.
     #[must_use]
-    pub fn with_reasoning(self, field: ReasoningField) -> Self {
-        ChatStream { reasoning_field: Some(field), ..self }
+    pub fn with_fields(self, rules: FieldRules) -> Self {
+        ChatStream { fields: Some(rules), ..self }
     }
 
-    /// The same, with calls of these tools in the one form that clients understand.
+    /// The same, with calls and thoughts that stand in the text where clients look for them.
     #[must_use]
-    pub fn with_tools(self, offered: Option<Arc<Offered>>) -> Self {
-        let tools = offered.map(|offered| Box::new(ToolCallStream::new(offered)));
-        ChatStream { tools, ..self }
+    pub fn with_text(self, rules: TextRules) -> Self {
+        let text = (!rules.is_empty()).then(|| Box::new(ToolCallStream::new(rules)));
+        ChatStream { text, ..self }
     }
 
     /// Takes a chunk from upstream and puts what leaves for the client into `out`.
@@ -159,7 +157,7 @@ impl ChatStream {
         if self.finished.is_empty() || self.finished.len() < self.begun.len() {
             return Err(Incomplete::BrokeOff);
         }
-        out.extend(self.rest_of_calls());
+        out.extend(self.rest_of_text());
         out.push(Bytes::from_static(DONE));
         self.progress = Progress::Done;
         Ok(Progress::Done)
@@ -232,11 +230,13 @@ impl ChatStream {
                         return Verdict::Drop;
                     }
                 }
-                match self.calls(data) {
+                match self.text(data) {
                     Turned::Held => Verdict::Drop,
                     Turned::Into(json) => Verdict::Change(vec![self.anew(json, event)]),
-                    Turned::Stays => match self.reasoning_field {
-                        Some(field) if facts.reasoning => rename(&payload, data, event, field),
+                    Turned::Stays => match &self.fields {
+                        Some(rules) if facts.reasoning || (facts.foreign && rules.removes()) => {
+                            change_fields(&payload, data, event, rules)
+                        }
                         _ => Verdict::Pass,
                     },
                 }
@@ -244,8 +244,8 @@ impl ChatStream {
         }
     }
 
-    fn calls(&mut self, data: &[u8]) -> Turned {
-        let turned = self.tools.as_mut().map_or(Turned::Stays, |tools| tools.event(data));
+    fn text(&mut self, data: &[u8]) -> Turned {
+        let turned = self.text.as_mut().map_or(Turned::Stays, |text| text.event(data));
         if let Turned::Into(json) = &turned {
             // What it ends with may be another reason now.
             let told = &mut self.summary.finish_reason;
@@ -260,33 +260,36 @@ impl ChatStream {
 
     /// An event that was written anew, instead of another.
     fn anew(&self, json: String, event: &[u8]) -> Edit {
-        let data = Bytes::from(json);
-        let edits = self.reasoning_field.map(|field| reasoning::edits(&data, field));
-        let named = splice(&data, edits.unwrap_or_default());
-        let pieces =
-            [vec![Bytes::from_static(b"data: ")], named, vec![Bytes::from_static(b"\n\n")]];
-        Edit { place: 0..event.len(), pieces: pieces.concat() }
+        Edit { place: 0..event.len(), pieces: self.own_event(&Bytes::from(json)) }
     }
 
-    /// What of the text was held back because it might have become a call: whoever ends the answer with an
-    /// error of his own sends it first.
-    pub fn rest_of_calls(&mut self) -> Option<Bytes> {
-        let rest = self.tools.as_mut()?.rest()?;
-        Some(Bytes::from(format!("data: {rest}\n\n")))
+    /// An event of our own making.
+    fn own_event(&self, data: &Bytes) -> Vec<Bytes> {
+        let edits = self.fields.as_ref().map(|rules| fields::edits(data, rules));
+        let changed = splice(data, edits.unwrap_or_default());
+        [vec![Bytes::from_static(b"data: ")], changed, vec![Bytes::from_static(b"\n\n")]].concat()
+    }
+
+    /// What of the text was held back because it might have become a call or a thought: whoever ends the
+    /// answer with an error of his own sends it first.
+    pub fn rest_of_text(&mut self) -> Vec<Bytes> {
+        let rest = self.text.as_mut().and_then(|text| text.rest());
+        rest.map(|rest| self.own_event(&Bytes::from(rest))).unwrap_or_default()
     }
 
     /// An event that ends the answer: what is held goes before it.
     fn behind_the_rest(&mut self) -> Verdict {
-        match self.rest_of_calls() {
-            Some(rest) => Verdict::Change(vec![Edit { place: 0..0, pieces: vec![rest] }]),
-            None => Verdict::Pass,
+        let rest = self.rest_of_text();
+        if rest.is_empty() {
+            return Verdict::Pass;
         }
+        Verdict::Change(vec![Edit { place: 0..0, pieces: rest }])
     }
 }
 
-/// Puts reasoning under the names that are wanted.
-fn rename(payload: &Payload, data: &[u8], event: &[u8], field: ReasoningField) -> Verdict {
-    let mut edits = reasoning::edits(data, field);
+/// Gives an event the fields that are wanted.
+fn change_fields(payload: &Payload, data: &[u8], event: &[u8], rules: &FieldRules) -> Verdict {
+    let mut edits = fields::edits(data, rules);
     if edits.is_empty() {
         return Verdict::Pass;
     }

@@ -112,7 +112,7 @@ sections! {
     /// What applies everywhere.
     general General {
         schema_version: u32 = Int(1, 1), "1", Now, "Version of this file's layout.";
-        suppress_decorations: bool = Bool, "true", Now, "Say nothing about backend, format and quantisation in model lists.";
+        suppress_decorations: bool = Bool, "true", Now, "Say nothing that OpenAI does not say: in model lists, and in fields of answers.";
         disable_tool_normalization: bool = Bool, "false", Now, "Leave tool calls exactly as the backend wrote them.";
         include_non_installed: bool = Bool, "false", Now, "List models whose files are not on this machine.";
         loopback_alias: Option<String> = Text, "", Now, "Replaces localhost, 127.0.0.1 and ::1 in backend addresses, for a proxy that runs in a container.";
@@ -157,13 +157,13 @@ sections! {
         max_buffered_bytes: u64 = BYTES, "536_870_912", Now, "Request bodies held in memory by all requests together (bytes).";
         body_spool_bytes: u64 = BYTES, "1_048_576", Now, "Bodies of relayed requests over this wait in an unlinked file in _staging, not in memory (bytes).";
         max_spooled_bytes: u64 = BYTES, "4_294_967_296", Now, "Request bodies that wait in such files, all together (bytes).";
-        require_template: bool = Bool, "true", Later, "Refuse models of local engines that have no chat template.";
+        require_template: bool = Bool, "true", Now, "Refuse models of local engines that have no chat template.";
         max_image_bytes: u64 = BYTES, "6_000_000", Now, "Images of one request together, decoded from base64 (bytes).";
         max_decode_pixels: u64 = COUNT, "100_000_000", Now, "Images with more pixels are not decoded.";
         fetch_remote_images: bool = Bool, "false", Now, "Fetch http(s) images for backends that cannot (Ollama), from public addresses.";
         fetch_remote_images_private: bool = Bool, "false", Now, "Fetch them from private addresses too.";
         strict_capabilities: bool = Bool, "false", Now, "Refuse tools for models that are flagged as having none.";
-        reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Later, "What happens to thoughts that stand as think tags in the text.";
+        reasoning_format: String = Choice(&["keep", "extract", "strip"]), "\"keep\"", Now, "What happens to thoughts that stand as think tags in the text.";
         reasoning_field: String = Choice(&["both", "reasoning", "reasoning_content"]), "\"both\"", Now, "The field in which clients get reasoning.";
     }
     /// Images on their way to vision models.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::state_file::StateFile;
 use crate::ids::ModelName;
-use crate::registry::{Endpoint, Entry};
+use crate::registry::{Endpoint, Entry, Template, TemplatePlaces};
 
 /// What settings say about engines.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +68,8 @@ pub struct Launch {
     pub source: String,
     /// Arguments behind the model.
     arguments: Vec<String>,
-    /// Chat templates, best first: the first that exists is passed on.
-    pub templates: Vec<PathBuf>,
+    /// Where its chat template may be; `None`: none is passed on.
+    pub template: Option<TemplatePlaces>,
     /// On top of the daemon's own environment; `None` unsets.
     pub environment: BTreeMap<String, Option<String>>,
     /// Working directory.
@@ -109,7 +109,10 @@ impl Launch {
         if let Some(length) = rules.max_model_len.filter(|_| !own("--max-model-len")) {
             push("--max-model-len", length.to_string());
         }
-        let templates = if own("--chat-template") { Vec::new() } else { templates(entry, rules) };
+        let template = match Template::of(entry, rules) {
+            Template::Places(places) => Some(places),
+            Template::Elsewhere | Template::Given | Template::Nowhere => None,
+        };
         arguments.extend(extra);
         let mut environment: BTreeMap<String, Option<String>> =
             rules.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
@@ -120,7 +123,7 @@ impl Launch {
             command: rules.command.clone(),
             source: source.to_owned(),
             arguments,
-            templates,
+            template,
             environment,
             cwd: rules.cwd.clone(),
             log: rules.log_dir.join(log_name(&entry.name)),
@@ -138,7 +141,7 @@ impl Launch {
             command: None,
             source: String::new(),
             arguments: Vec::new(),
-            templates: Vec::new(),
+            template: None,
             environment: BTreeMap::new(),
             cwd: None,
             log: PathBuf::from(&state.log_path),
@@ -171,7 +174,7 @@ impl Launch {
 }
 
 /// Whether `arg` is `flag` in one of the forms `--x`, `--x=v`, underscores counted as dashes.
-fn is_flag(arg: &str, flag: &str) -> bool {
+pub fn is_flag(arg: &str, flag: &str) -> bool {
     let name = arg.split_once('=').map_or(arg, |(name, _)| name);
     name.starts_with("--") && name.replace('_', "-") == flag
 }
@@ -193,17 +196,6 @@ fn without_managed(args: &[String]) -> Vec<String> {
         kept.push(arg.clone());
     }
     kept
-}
-
-/// The named template, then the one that is named like the entry.
-fn templates(entry: &Entry, rules: &EngineRules) -> Vec<PathBuf> {
-    if entry.chat_template.source.as_deref() == Some("none") {
-        return Vec::new();
-    }
-    let named = entry.chat_template.path.as_ref().map(|path| rules.template_dir.join(path));
-    let by_name = !entry.name.contains(['/', '\0']) && named.is_none();
-    let by_name = by_name.then(|| rules.template_dir.join(format!("{}.jinja", entry.name)));
-    named.into_iter().chain(by_name).collect()
 }
 
 /// A host without the scheme and port that real files put around it.
@@ -252,6 +244,7 @@ fn fnv1a(text: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::{Value, json};
 
@@ -348,14 +341,15 @@ mod tests {
     fn templates_come_from_the_entry_unless_its_arguments_name_one() {
         let rules = EngineRules { template_dir: "t".into(), ..EngineRules::default() };
         let mut value = entry(&json!({}));
-        assert_eq!(launch(&value, &rules).templates, [PathBuf::from("t/tiny-a.jinja")]);
+        let by_name = launch(&value, &rules).template.unwrap().by_name;
+        assert_eq!(by_name, Some(PathBuf::from("t/tiny-a.jinja")));
         value["chat_template"] = json!({"source": "external", "path": "x.jinja"});
         let found = launch(&value, &rules);
-        assert_eq!(found.templates, [PathBuf::from("t/x.jinja")]);
+        assert_eq!(found.template.as_ref().unwrap().named, Some(PathBuf::from("t/x.jinja")));
         let line = found.command_line(&["v".into()], Some(Path::new("t/x.jinja")));
         assert!(line.join(" ").contains("--chat-template t/x.jinja"));
         value["backend_config"] = json!({"extra_args": ["--chat_template=y"]});
-        assert!(launch(&value, &rules).templates.is_empty());
+        assert_eq!(launch(&value, &rules).template, None);
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl Entry {
                 &wire.capabilities,
                 &wire.probes,
                 wire.generation_defaults,
-            ),
+            )?,
             chat_template: wire.chat_template,
         })
     }

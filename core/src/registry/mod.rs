@@ -1,8 +1,8 @@
 //! The models that the proxy knows: entries, how they are found by name, and where they live.
 //!
 //! Owns: layers and their merging ([`layers`]), reading entries with all their sloppiness ([`entry`]), the immutable [`Snapshot`] with
-//! its name index ([`resolve`]), backend addresses ([`endpoint`], [`ollama`]) and the model list
-//! ([`listing`]). Must never do: read files or watch them; the `RegistryActor` brings the text.
+//! its name index ([`resolve`]), backend addresses ([`endpoint`], [`ollama`]), where chat templates may be
+//! ([`template`]), and the model list ([`listing`]). Must never do: read files or watch them; the `RegistryActor` brings the text.
 
 pub mod capabilities;
 pub mod endpoint;
@@ -16,6 +16,7 @@ pub mod resident;
 pub mod resolve;
 pub mod schema;
 mod snapshot;
+pub mod template;
 mod truth;
 
 pub use endpoint::{Endpoint, EndpointRules, Placement};
@@ -24,3 +25,4 @@ pub use keeping::Keeping;
 pub use ollama::{OllamaModel, OllamaRules};
 pub use policy::EntryPolicy;
 pub use snapshot::{LoadError, Problem, Rules, Snapshot};
+pub use template::{Template, TemplatePlaces};

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use super::entry::Entry;
 use super::truth::is_truthy;
 use crate::chat::policy::ModelFacts;
+use crate::chat::think::Opener;
+use crate::engine::launch::is_flag;
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +21,8 @@ pub struct EntryPolicy {
     pub defaults: Map<String, Value>,
     /// The long edge that images are scaled to, in pixels.
     pub vision_target_long_edge: Option<u32>,
+    /// `metadata.think_opened_by`: who writes the tag before thoughts.
+    pub think_opener: Opener,
 }
 
 impl EntryPolicy {
@@ -27,7 +31,7 @@ impl EntryPolicy {
         capabilities: &Value,
         probes: &Map<String, Value>,
         defaults: Map<String, Value>,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let probe = probes.get("vision").and_then(|vision| match vision {
             Value::Object(fields) => fields.get("vision_ok").filter(|ok| !ok.is_null()),
             Value::Null => None,
@@ -35,7 +39,10 @@ impl EntryPolicy {
         });
         let prompt = metadata.get("default_system_prompt").and_then(Value::as_str);
         let inner = |value: Option<&Value>| edge(value?.get("target_long_edge")?);
-        EntryPolicy {
+        let opener = metadata.get("think_opened_by").filter(|value| !value.is_null());
+        let think_opener = opener.map(opener_of).transpose()?.unwrap_or_default();
+        Ok(EntryPolicy {
+            think_opener,
             vision_probe: probe.map(is_truthy),
             system_prompt: prompt.filter(|prompt| !prompt.trim().is_empty()).map(str::to_owned),
             defaults,
@@ -44,8 +51,14 @@ impl EntryPolicy {
                 .and_then(edge)
                 .or_else(|| inner(metadata.get("vision")))
                 .or_else(|| inner(capabilities.get("vision"))),
-        }
+        })
     }
+}
+
+fn opener_of(value: &Value) -> Result<Opener, String> {
+    value.as_str().and_then(Opener::from_word).ok_or_else(|| {
+        format!("`metadata.think_opened_by` is {value}; use \"prompt\" or \"model\"")
+    })
 }
 
 /// A length in pixels; 0 says nothing.
@@ -55,6 +68,14 @@ fn edge(value: &Value) -> Option<u32> {
 }
 
 impl Entry {
+    /// Whether thoughts may stand in the text of its answers: it thinks, and its engine does not take
+    /// them out.
+    pub fn thinks_in_text(&self) -> bool {
+        let parsed =
+            self.backend_config.extra_args.iter().any(|arg| is_flag(arg, "--reasoning-parser"));
+        self.capabilities.get("reasoning") == Some(true) && !parsed
+    }
+
     /// What policies need to know. `reported`: what Ollama says of its model's eyes. A probe goes before
     /// capabilities; where capabilities are given and vision is not among them, it sees nothing.
     pub fn facts(&self, reported: Option<bool>) -> ModelFacts<'_> {
@@ -107,6 +128,18 @@ mod tests {
     }
 
     #[test]
+    fn thoughts_are_looked_for_where_no_engine_takes_them_out() {
+        let thinks = json!({"capabilities": {"reasoning": true}});
+        assert!(entry(&thinks).thinks_in_text());
+        assert!(!entry(&json!({})).thinks_in_text());
+        for args in [json!(["--reasoning-parser", "qwen3"]), json!(["--reasoning_parser=qwen3"])] {
+            let mut parsed = thinks.clone();
+            parsed["backend_config"] = json!({"extra_args": args});
+            assert!(!entry(&parsed).thinks_in_text());
+        }
+    }
+
+    #[test]
     fn lengths_and_prompts_are_read_wherever_they_stand() {
         for more in [
             json!({"metadata": {"vision_target_long_edge": 336}}),
@@ -119,6 +152,11 @@ mod tests {
             &json!({"metadata": {"vision_target_long_edge": 0, "default_system_prompt": " "}}),
         );
         assert_eq!(none.policy, EntryPolicy::default());
+        let opened = |by: Value| json!({"name": "m", "backend": "vllm", "metadata": {"think_opened_by": by}});
+        let read = Entry::parse(opened(json!("prompt")).as_object().unwrap()).unwrap();
+        assert_eq!(read.policy.think_opener, Opener::Prompt);
+        let error = Entry::parse(opened(json!("me")).as_object().unwrap()).unwrap_err();
+        assert!(error.contains("think_opened_by") && error.contains("prompt"), "{error}");
         let prompted = entry(
             &json!({"metadata": {"default_system_prompt": "be kind"}, "generation_defaults": {"top_p": 0.5}}),
         );

@@ -153,6 +153,8 @@ struct MetadataDoc {
     created_from_download: Option<bool>,
     /// Long edge to which images are scaled, in pixels.
     vision_target_long_edge: Option<u32>,
+    /// Who writes the opening `<think>` of a reasoning model: `prompt` (its template) or `model`.
+    think_opened_by: Option<String>,
     /// Stopped when it was not used for so long (s); 0: never.
     idle_unload_s: Option<f64>,
     /// Not stopped for being unused, nor for background work.

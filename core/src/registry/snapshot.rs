@@ -11,6 +11,7 @@ use super::entry::{Entry, is_reserved};
 use super::layers::{self, Layer, LayerFile, Merged, Place};
 use super::resident::RESIDENT;
 use super::resolve::{self, Index};
+use super::template::Template;
 use crate::error::{ApiError, Code};
 
 /// A layer as a whole could not be read.
@@ -60,6 +61,7 @@ pub struct Rules {
 pub struct Snapshot {
     entries: Vec<Entry>,
     placements: Vec<Placement>,
+    templates: Vec<Template>,
     layers: Vec<Vec<Layer>>,
     index: Index,
     problems: Vec<Problem>,
@@ -86,6 +88,7 @@ impl Snapshot {
         match read {
             Ok((entry, _)) if !entry.belongs_to(&rules.deployment) => {}
             Ok((entry, placement)) => {
+                self.templates.push(Template::of(&entry, &rules.endpoints.engine));
                 self.entries.push(entry);
                 self.placements.push(placement);
                 self.layers.push(merged.layers.clone());
@@ -113,6 +116,11 @@ impl Snapshot {
     /// Where an entry lives.
     pub fn placement(&self, position: usize) -> &Placement {
         &self.placements[position]
+    }
+
+    /// How an entry comes by its chat template.
+    pub fn template(&self, position: usize) -> &Template {
+        &self.templates[position]
     }
 
     /// The position of the entry that `name` means, as [`Snapshot::resolve`] finds it.

@@ -8,8 +8,10 @@ fn a_request_for_a_dead_backend_leaves_the_service_of_another_alone() {
     let down = free_port();
     let daemon = service
         .setup("")
-        .entry(json!({"name": "tiny-d", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": down}}))
+        .entry(
+            json!({"name": "tiny-d", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "127.0.0.1", "port": down}}),
+        )
         .start();
     assert_answers(&daemon);
     let first = pid(&daemon);
@@ -34,8 +36,10 @@ fn a_start_for_a_wrong_entry_is_good_for_the_right_one() {
     let down = free_port();
     let daemon = service
         .setup(", grace_period_s = 20.0")
-        .entry(json!({"name": "tiny-d", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": down}}))
+        .entry(
+            json!({"name": "tiny-d", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "127.0.0.1", "port": down}}),
+        )
         .start();
     // It comes up, if not where this one needs it.
     let begun = Instant::now();
@@ -57,8 +61,10 @@ fn nothing_is_started_for_a_backend_of_another_machine() {
     let service = Service::new(&[]);
     let daemon = service
         .setup("")
-        .entry(json!({"name": "tiny-far", "backend": "gguf",
-            "backend_config": {"host": "far.invalid", "port": 1}}))
+        .entry(
+            json!({"name": "tiny-far", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "far.invalid", "port": 1}}),
+        )
         .start();
     let error = hello("tiny-far", false, json!({}))
         .reply(daemon.addr())

@@ -31,8 +31,10 @@ fn the_engines_sweep_leaves_services_alone_and_the_other_way_round() {
         .set("autostart", "autostart_map", "\"gguf:llama\"")
         // Its child ends only when it must.
         .set("autostart", "autostart_stop_timeout_s", 2)
-        .entry(json!({"name": "tiny-c", "backend": "gguf",
-            "backend_config": {"host": "127.0.0.1", "port": service.port}}))
+        .entry(
+            json!({"name": "tiny-c", "backend": "gguf", "chat_template": {"source": "embedded"}, 
+            "backend_config": {"host": "127.0.0.1", "port": service.port}}),
+        )
         .start();
     assert_answers(&engined.daemon);
     let family = || crate::support::engines::families(service.port);

@@ -96,7 +96,8 @@ impl Engines {
             config[key] = value.clone();
         }
         self.setup = self.setup.entry(json!({
-            "name": name, "backend": "vllm", "served_model_id": name, "backend_config": config,
+            "name": name, "backend": "vllm", "served_model_id": name,
+            "chat_template": {"source": "embedded"}, "backend_config": config,
         }));
         self
     }

@@ -96,7 +96,7 @@ registry_dir = "$work/registry"
 log_path = "$work/chat.jsonl"
 TOML
 cat >"$work/registry/model_registry.curated.json" <<JSON
-[{"name": "tiny", "backend": "gguf", "served_model_id": "tiny-gguf",
+[{"name": "tiny", "backend": "gguf", "chat_template": {"source": "embedded"}, "served_model_id": "tiny-gguf",
   "backend_config": {"host": "127.0.0.1", "port": $port},
   "chat_template": {"source": "external", "path": "$work/chat.jinja"}}]
 JSON

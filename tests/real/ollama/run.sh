@@ -99,6 +99,7 @@ cat >"$work/registry/model_registry.curated.json" <<JSON
  {"name": "sing", "backend": "ollama", "served_model_id": "real-sing"},
  {"name": "gone", "backend": "ollama", "served_model_id": "not-there:7b"},
  {"name": "engine", "backend": "vllm", "served_model_id": "engine",
+  "chat_template": {"source": "embedded"},
   "backend_config": {"model_path": "/models/engine", "extra_args": ["--like-vllm"]}}]
 JSON
 

@@ -59,7 +59,7 @@ pub enum Piece {
 
 impl Piece {
     /// Adds text to the end, to the piece before it if that is text too.
-    pub(super) fn add_text(text: &str, pieces: &mut Vec<Piece>) {
+    pub(in crate::chat) fn add_text(text: &str, pieces: &mut Vec<Piece>) {
         match pieces.last_mut() {
             _ if text.is_empty() => {}
             Some(Piece::Text(before)) => before.push_str(text),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
+use crate::chat::fields::ReasoningField;
 use proptest::prelude::*;
 
 fn word(text: &str) -> String {
@@ -156,7 +157,10 @@ fn thought_twice(text: &str) -> String {
 #[test]
 fn thoughts_of_several_lines_of_data_leave_in_one() {
     let event = "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"reasoning\":\"hm\"}}]}\n\n";
-    let mut stream = ChatStream::new(false).with_reasoning(ReasoningField::ReasoningContent);
+    let mut stream = ChatStream::new(false).with_fields(FieldRules {
+        reasoning: ReasoningField::ReasoningContent,
+        ..FieldRules::default()
+    });
     let mut out = Vec::new();
     stream.push(&Bytes::from(event), &mut out).unwrap();
     let text = String::from_utf8(out.concat()).unwrap();
@@ -182,7 +186,7 @@ proptest! {
         came.push_str(&[STOP, END].concat());
         expected.push_str(&[STOP, END].concat());
         let bytes = Bytes::from(came);
-        let mut stream = ChatStream::new(false).with_reasoning(ReasoningField::Both);
+        let mut stream = ChatStream::new(false).with_fields(FieldRules { reasoning: ReasoningField::Both, ..FieldRules::default() });
         let (mut out, mut at, mut turn) = (Vec::new(), 0, 0);
         while at < bytes.len() {
             let end = (at + sizes[turn % sizes.len()]).min(bytes.len());
@@ -194,15 +198,16 @@ proptest! {
     }
 }
 
-fn offered() -> Arc<Offered> {
+fn offered() -> TextRules {
     let tools = serde_json::json!([{"type": "function", "function": {"name": "f"}}]);
     let fields = crate::chat::harmonise::ToolFields { tools: Some(&tools), ..Default::default() };
-    Arc::new(Offered::read(&fields))
+    let offered = Some(std::sync::Arc::new(crate::chat::harmonise::Offered::read(&fields)));
+    TextRules { offered, thinking: None }
 }
 
 /// What leaves, event by event, for an answer to a request with a tool `f`.
 fn with_tools(chunks: &[&str]) -> (Vec<String>, Summary) {
-    let mut stream = ChatStream::new(false).with_tools(Some(offered()));
+    let mut stream = ChatStream::new(false).with_text(offered());
     let mut out = Vec::new();
     for chunk in chunks {
         stream.push(&Bytes::copy_from_slice(chunk.as_bytes()), &mut out).unwrap();

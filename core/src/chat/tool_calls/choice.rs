@@ -4,18 +4,21 @@
 //! end it twice, or end it otherwise than the backend did, but for `stop` where there are calls.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::TextRules;
 use super::entries::{legacy, mend};
+use super::text::{Read, TextReader};
 use crate::chat::harmonise::assemble::{CallId, delta_entry, message_entry};
-use crate::chat::harmonise::{CallIds, Offered, Piece, TextScanner, split};
+use crate::chat::harmonise::{CallIds, Piece};
 
 /// One streamed choice.
 #[derive(Debug)]
 pub(super) struct Choice {
-    scanner: TextScanner,
+    text: TextReader,
+    /// Calls are looked at, not thoughts alone.
+    calls: bool,
     ids: CallIds,
     begun: BTreeSet<u32>,
     over: bool,
@@ -30,9 +33,10 @@ pub(super) struct Turned {
 }
 
 impl Choice {
-    pub(super) fn new(offered: Arc<Offered>, seed: &str, index: u32) -> Self {
+    pub(super) fn new(rules: &TextRules, seed: &str, index: u32) -> Self {
         Choice {
-            scanner: TextScanner::new(offered),
+            text: TextReader::new(rules),
+            calls: rules.offered.is_some(),
             ids: CallIds::new(seed, index),
             begun: BTreeSet::new(),
             over: false,
@@ -50,7 +54,7 @@ impl Choice {
         let Some(delta) = fields.get_mut("delta").and_then(Value::as_object_mut) else {
             return Turned { changed: false, says: true };
         };
-        let mut changed = self.engines_calls(delta);
+        let mut changed = self.calls && self.engines_calls(delta);
         changed |= self.text(delta, ends);
         let says = delta.values().any(|value| !says_nothing(value));
         self.over |= ends;
@@ -77,20 +81,25 @@ impl Choice {
     /// Text goes through the search; at the end all of it comes out.
     fn text(&mut self, delta: &mut Map<String, Value>, ends: bool) -> bool {
         let said = delta.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let mut pieces = Vec::new();
-        if !said.is_empty() && !self.over {
-            self.scanner.push(&said, &mut pieces);
-        } else if !said.is_empty() {
+        let mut read = Read::default();
+        if self.over {
             return false; // behind the end: it is not ours to judge
         }
-        if ends && !self.over {
-            self.scanner.finish(&mut pieces);
+        if tells_thoughts(delta) {
+            self.text.leave_to_the_engine(&mut read);
         }
-        let (text, calls) = apart(pieces, &mut self.ids, &mut self.begun, delta_entry);
-        if calls.is_empty() && text == said {
+        if !said.is_empty() {
+            self.text.push(&said, &mut read);
+        }
+        if ends {
+            self.text.finish(&mut read);
+        }
+        let (text, calls) = apart(read.pieces, &mut self.ids, &mut self.begun, delta_entry);
+        if calls.is_empty() && text == said && read.thought.is_empty() {
             return false;
         }
         put(delta, &text, calls, &said);
+        think(delta, read.thought);
         true
     }
 
@@ -99,11 +108,12 @@ impl Choice {
         if std::mem::replace(&mut self.over, true) {
             return None;
         }
-        let mut pieces = Vec::new();
-        self.scanner.finish(&mut pieces);
-        let (text, calls) = apart(pieces, &mut self.ids, &mut self.begun, delta_entry);
+        let mut read = Read::default();
+        self.text.finish(&mut read);
+        let (text, calls) = apart(read.pieces, &mut self.ids, &mut self.begun, delta_entry);
         let mut delta = Map::new();
         put(&mut delta, &text, calls, "");
+        think(&mut delta, read.thought);
         (!delta.is_empty()).then_some(Value::Object(delta))
     }
 }
@@ -125,6 +135,26 @@ fn put(delta: &mut Map<String, Value>, text: &str, calls: Vec<Value>, said: &str
         delta.shift_remove("content");
     }
     add(delta, calls);
+}
+
+/// Whether the engine says what it thinks in a field of its own.
+fn tells_thoughts(fields: &Map<String, Value>) -> bool {
+    let told = |name| fields.get(name).is_some_and(|value| !says_nothing(value));
+    told("reasoning") || told("reasoning_content")
+}
+
+/// Puts a thought into its field, behind what is there.
+fn think(fields: &mut Map<String, Value>, thought: String) {
+    if thought.is_empty() {
+        return;
+    }
+    let name = ["reasoning", "reasoning_content"]
+        .into_iter()
+        .find(|name| fields.get(*name).is_some_and(Value::is_string));
+    match name.and_then(|name| fields.get_mut(name)) {
+        Some(Value::String(before)) => before.push_str(&thought),
+        _ => drop(fields.insert("reasoning".to_owned(), thought.into())),
+    }
 }
 
 /// Text and calls of pieces, each in their order; `entry` writes a call.
@@ -172,7 +202,7 @@ fn finish_with_calls(choice: &mut Map<String, Value>) -> bool {
 /// A choice of an answer in one piece; answers whether it changed.
 pub(super) fn message(
     choice: &mut Map<String, Value>,
-    offered: &Offered,
+    rules: &TextRules,
     seed: &str,
     index: u32,
 ) -> bool {
@@ -181,34 +211,52 @@ pub(super) fn message(
     };
     let (mut ids, mut begun) = (CallIds::new(seed, index), BTreeSet::new());
     let mut changed = false;
-    if let Some(entry) = legacy(message) {
-        message.insert("tool_calls".to_owned(), json!([entry]));
-        changed = true;
+    if rules.offered.is_some() {
+        changed |= engines_calls(message, &mut ids, &mut begun);
     }
-    if let Some(entries) = message.get_mut("tool_calls").and_then(Value::as_array_mut) {
-        changed |= mend(entries, &mut ids, &mut begun, false);
-    }
-    changed |= written(message, offered, &mut ids, &mut begun);
+    changed |= written(message, rules, &mut ids, &mut begun);
     if !begun.is_empty() {
         changed |= finish_with_calls(choice);
     }
     changed
 }
 
-/// Calls that stand in the text.
+/// Calls that the engine itself has told.
+fn engines_calls(
+    message: &mut Map<String, Value>,
+    ids: &mut CallIds,
+    begun: &mut BTreeSet<u32>,
+) -> bool {
+    let legacy = legacy(message).map(|entry| {
+        message.insert("tool_calls".to_owned(), json!([entry]));
+    });
+    let entries = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+    let mended = entries.is_some_and(|entries| mend(entries, ids, begun, false));
+    legacy.is_some() || mended
+}
+
+/// Calls and thoughts that stand in the text.
 fn written(
     message: &mut Map<String, Value>,
-    offered: &Offered,
+    rules: &TextRules,
     ids: &mut CallIds,
     begun: &mut BTreeSet<u32>,
 ) -> bool {
     let Some(said) = message.get("content").and_then(Value::as_str) else { return false };
-    let (text, calls) = apart(split(said, offered), ids, begun, message_entry);
-    if calls.is_empty() {
+    let (mut reader, mut read) = (TextReader::new(rules), Read::default());
+    if tells_thoughts(message) {
+        reader.leave_to_the_engine(&mut read);
+    }
+    reader.push(said, &mut read);
+    reader.finish(&mut read);
+    let (text, calls) = apart(read.pieces, ids, begun, message_entry);
+    if calls.is_empty() && text == said {
         return false;
     }
-    let content = if text.is_empty() { Value::Null } else { text.into() };
+    let moved = !calls.is_empty() || !read.thought.is_empty();
+    let content = if text.is_empty() && moved { Value::Null } else { text.into() };
     message.insert("content".to_owned(), content);
+    think(message, read.thought);
     add(message, calls);
     true
 }

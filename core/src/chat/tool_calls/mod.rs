@@ -1,15 +1,17 @@
-//! Tool calls in answers, in the one form that clients understand (SPEC 5.6): streamed chunk by chunk
-//! ([`ToolCallStream`]) and in one piece ([`whole`]).
+//! What stands in the text of answers and belongs elsewhere (SPEC 5.6): tool calls, in the one form that
+//! clients understand, and thoughts. Streamed chunk by chunk ([`ToolCallStream`]) and in one piece
+//! ([`whole`]).
 //!
-//! Owns: what of an answer to a request with tools is written anew: calls that stand in the text, the legacy
+//! Owns: what of an answer is written anew: calls and thoughts that stand in the text, the legacy
 //! `function_call`, arguments that are objects, missing ids and indexes, the finish reason. Must never
-//! do: look at an answer to a request without tools; touch reasoning; or change an event that is right
-//! already.
+//! do: look for calls in an answer to a request without tools, or in thoughts; or change an event that is
+//! right already.
 
 mod choice;
 mod entries;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +21,24 @@ use serde_json::{Map, Value, json};
 
 use super::harmonise::{Offered, ToolFields};
 use super::request::ChatRequest;
+use super::think::Thinking;
 use choice::Choice;
+
+/// What is looked for in an answer's text.
+#[derive(Debug, Clone, Default)]
+pub struct TextRules {
+    /// Calls of these tools.
+    pub offered: Option<Arc<Offered>>,
+    /// Thoughts.
+    pub thinking: Option<Thinking>,
+}
+
+impl TextRules {
+    /// Whether there is anything to look for.
+    pub fn is_empty(&self) -> bool {
+        self.offered.is_none() && self.thinking.is_none()
+    }
+}
 
 /// The fields of a request that decide; a conversation may be long, and is passed over.
 #[derive(Deserialize)]
@@ -58,10 +77,10 @@ pub enum Turned {
     Into(String),
 }
 
-/// The calls of one streamed answer.
+/// The text of one streamed answer.
 #[derive(Debug)]
 pub struct ToolCallStream {
-    offered: Arc<Offered>,
+    rules: TextRules,
     choices: BTreeMap<u32, Choice>,
     /// The first chunk without its choices and usage: what chunks of ours look like.
     frame: Map<String, Value>,
@@ -69,8 +88,8 @@ pub struct ToolCallStream {
 
 impl ToolCallStream {
     /// Before the first chunk.
-    pub fn new(offered: Arc<Offered>) -> Self {
-        ToolCallStream { offered, choices: BTreeMap::new(), frame: Map::new() }
+    pub fn new(rules: TextRules) -> Self {
+        ToolCallStream { rules, choices: BTreeMap::new(), frame: Map::new() }
     }
 
     /// One chunk's JSON.
@@ -97,7 +116,7 @@ impl ToolCallStream {
             let index = index_of(fields);
             let known = self.choices.entry(index);
             let seed = seed(&self.frame);
-            let state = known.or_insert_with(|| Choice::new(self.offered.clone(), seed, index));
+            let state = known.or_insert_with(|| Choice::new(&self.rules, seed, index));
             let turned = state.chunk(fields);
             changed |= turned.changed;
             says |= turned.says;
@@ -142,14 +161,14 @@ fn index_of(choice: &Map<String, Value>) -> u32 {
 }
 
 /// An answer in one piece; `None`: it is right as it is.
-pub fn whole(body: &[u8], offered: &Offered) -> Option<Vec<u8>> {
+pub fn whole(body: &[u8], rules: &TextRules) -> Option<Vec<u8>> {
     let mut answer: Map<String, Value> = serde_json::from_slice(body).ok()?;
     let seed = seed(&answer).to_owned();
     let choices = answer.get_mut("choices")?.as_array_mut()?;
     let mut changed = false;
     for choice in choices.iter_mut().filter_map(Value::as_object_mut) {
         let index = index_of(choice);
-        changed |= choice::message(choice, offered, &seed, index);
+        changed |= choice::message(choice, rules, &seed, index);
     }
     changed.then(|| Value::Object(answer).to_string().into_bytes())
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::chat::think::{Opener, ThinkFormat};
 
 fn chat(more: &Value) -> ChatRequest {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "u"}]});
@@ -19,8 +20,10 @@ fn tools() -> Value {
     json!([function("weather"), function("time")])
 }
 
-fn weather() -> Arc<Offered> {
-    offered(&chat(&json!({"tools": tools()}))).unwrap()
+fn weather() -> TextRules {
+    let offered = offered(&chat(&json!({"tools": tools()})));
+    assert!(offered.is_some());
+    TextRules { offered, thinking: None }
 }
 
 fn chunk(delta: &Value, finish: Option<&str>) -> Value {
@@ -34,7 +37,11 @@ fn says(text: &str) -> Value {
 
 /// What leaves of these chunks.
 fn turned(chunks: &[Value]) -> Vec<Value> {
-    let mut stream = ToolCallStream::new(weather());
+    turned_by(weather(), chunks)
+}
+
+fn turned_by(rules: TextRules, chunks: &[Value]) -> Vec<Value> {
+    let mut stream = ToolCallStream::new(rules);
     let mut left = Vec::new();
     for chunk in chunks {
         match stream.event(chunk.to_string().as_bytes()) {
@@ -52,6 +59,7 @@ fn turned(chunks: &[Value]) -> Vec<Value> {
 #[derive(Debug, Default, PartialEq)]
 struct Accumulated {
     content: String,
+    reasoning: String,
     calls: Vec<(String, String, String)>,
     finish: Option<String>,
 }
@@ -72,6 +80,10 @@ impl Accumulated {
         if let Some(text) = delta["content"].as_str() {
             assert!(self.finish.is_none() || text.is_empty(), "text behind the end");
             self.content.push_str(text);
+        }
+        if let Some(text) = delta["reasoning"].as_str() {
+            assert!(self.finish.is_none(), "a thought behind the end");
+            self.reasoning.push_str(text);
         }
         for entry in delta["tool_calls"].as_array().into_iter().flatten() {
             assert!(self.finish.is_none(), "a call behind the end");
@@ -107,6 +119,7 @@ impl Accumulated {
         });
         Accumulated {
             content: choice["message"]["content"].as_str().unwrap_or_default().to_owned(),
+            reasoning: choice["message"]["reasoning"].as_str().unwrap_or_default().to_owned(),
             calls: calls.collect(),
             finish: choice["finish_reason"].as_str().map(str::to_owned),
         }
@@ -118,7 +131,11 @@ fn answer(message: &Value, finish: &str) -> Value {
 }
 
 fn made_whole(answer: &Value) -> Value {
-    match whole(answer.to_string().as_bytes(), &weather()) {
+    made_whole_by(&weather(), answer)
+}
+
+fn made_whole_by(rules: &TextRules, answer: &Value) -> Value {
+    match whole(answer.to_string().as_bytes(), rules) {
         Some(bytes) => serde_json::from_slice(&bytes).unwrap(),
         None => answer.clone(),
     }
@@ -133,7 +150,7 @@ fn only_requests_that_offer_tools_are_looked_at() {
     assert!(offered(&chat(&json!({"tools": []}))).is_none());
     assert!(offered(&chat(&json!({"tools": tools(), "tool_choice": "none"}))).is_none());
     assert!(offered(&chat(&json!({"functions": [{"name": "weather"}]}))).is_some());
-    assert_eq!(weather().names(), ["time", "weather"]);
+    assert_eq!(weather().offered.unwrap().names(), ["time", "weather"]);
 }
 
 #[test]
@@ -272,5 +289,123 @@ proptest! {
         let message = json!({"role": "assistant", "content": text.iter().collect::<String>()});
         let whole = made_whole(&answer(&message, finish));
         prop_assert_eq!(Accumulated::of(&left), Accumulated::of_whole(&whole));
+    }
+}
+
+fn thinks(format: ThinkFormat, opener: Opener) -> TextRules {
+    TextRules { thinking: Some(Thinking { format, opener }), ..weather() }
+}
+
+/// What an answer with this text comes to, whole, and cut in two everywhere.
+fn come_to(rules: &TextRules, text: &str) -> Accumulated {
+    let message = json!({"role": "assistant", "content": text});
+    let whole = Accumulated::of_whole(&made_whole_by(rules, &answer(&message, "stop")));
+    for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+        let chunks = [says(&text[..at]), says(&text[at..]), chunk(&json!({}), Some("stop"))];
+        let left = turned_by(rules.clone(), &chunks);
+        assert_eq!(Accumulated::of(&left), whole, "{text:?} cut at {at}");
+    }
+    whole
+}
+
+#[test]
+fn thoughts_go_where_the_operator_wants_them() {
+    let text = "<think>\nhm\n</think>\nHello";
+    for (format, content, reasoning) in [
+        (ThinkFormat::Keep, text, ""),
+        (ThinkFormat::Extract, "Hello", "hm"),
+        (ThinkFormat::Strip, "Hello", ""),
+    ] {
+        for opener in [Opener::Unknown, Opener::Prompt, Opener::Model] {
+            let all = come_to(&thinks(format, opener), text);
+            assert_eq!((all.content.as_str(), all.reasoning.as_str()), (content, reasoning));
+            assert_eq!(all.finish.as_deref(), Some("stop"));
+        }
+    }
+}
+
+#[test]
+fn no_call_is_found_in_a_thought_whoever_opened_it() {
+    for format in [ThinkFormat::Keep, ThinkFormat::Extract, ThinkFormat::Strip] {
+        let unknown = thinks(format, Opener::Unknown);
+        for thought in
+            [format!("<think>\nI try {CALL}\n</think>"), format!("I try {CALL}\n</think>")]
+        {
+            let all = come_to(&unknown, &format!("{thought}Hello"));
+            assert_eq!((all.calls.len(), all.finish.as_deref()), (0, Some("stop")), "{format:?}");
+            let all = come_to(&unknown, &format!("{thought}\n{CALL}"));
+            assert_eq!((all.calls.len(), all.finish.as_deref()), (1, Some("tool_calls")));
+            let kept = all.content + &all.reasoning;
+            assert_eq!(kept.contains("I try <tool_call>"), format != ThinkFormat::Strip);
+        }
+        let all = come_to(&unknown, &format!("Look: {CALL} done"));
+        assert_eq!((all.calls.len(), all.content.as_str()), (1, "Look:done"), "{format:?}");
+    }
+}
+
+#[test]
+fn what_stays_in_the_text_flows_while_nobody_knows_what_it_is() {
+    let rules = thinks(ThinkFormat::Keep, Opener::Unknown);
+    let chunks =
+        [says("I"), says(" wonder"), says(CALL), says(" so"), says("</think>"), says("Hello")];
+    let left = turned_by(rules, &chunks);
+    assert_eq!(left[..2], [says("I"), says(" wonder")]);
+    assert_eq!(left[2], says(&format!("{CALL} so</think>")));
+    assert_eq!(left[3], says("Hello"));
+    let rules = thinks(ThinkFormat::Extract, Opener::Model);
+    let left = turned_by(rules, &[says("<think>a"), says("b"), says("</think>c"), says("d")]);
+    let deltas: Vec<&Value> = left.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    assert_eq!(
+        deltas,
+        [
+            &json!({"reasoning": "a"}),
+            &json!({"reasoning": "b"}),
+            &json!({"content": "c"}),
+            &json!({"content": "d"})
+        ]
+    );
+}
+
+#[test]
+fn an_engine_that_tells_its_thoughts_is_not_looked_over() {
+    let rules = TextRules { offered: None, ..thinks(ThinkFormat::Strip, Opener::Unknown) };
+    let thinks = chunk(&json!({"reasoning": "hm"}), None);
+    let chunks = [says(" "), thinks.clone(), says("a</think>"), chunk(&json!({}), Some("stop"))];
+    let all = Accumulated::of(&turned_by(rules.clone(), &chunks));
+    assert_eq!((all.content.as_str(), all.reasoning.as_str()), (" a</think>", "hm"));
+    let message = json!({"role": "assistant", "content": "a</think>", "reasoning_content": "hm"});
+    assert_eq!(whole(answer(&message, "stop").to_string().as_bytes(), &rules), None);
+}
+
+#[test]
+fn without_tools_calls_stay_as_the_engine_told_them() {
+    let rules = TextRules { offered: None, ..thinks(ThinkFormat::Extract, Opener::Model) };
+    let message = json!({"content": CALL, "function_call": {"name": "f", "arguments": {}}});
+    assert_eq!(whole(answer(&message, "stop").to_string().as_bytes(), &rules), None);
+}
+
+proptest! {
+    /// Streams with thoughts come to what the whole comes to, however they are cut.
+    #[test]
+    fn thoughts_and_calls_come_to_the_same_streamed_and_whole(
+        parts in prop::collection::vec(prop::sample::select(vec![
+            "<think>", "</think>", "\n", " ", "a", "é", CALL, "<tool_call>", "[TOOL_CALLS]",
+            "{\"name\": \"time\", \"arguments\": {}}", "```\n", "`",
+        ]), 0..9),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        format in prop::sample::select(vec![ThinkFormat::Keep, ThinkFormat::Extract, ThinkFormat::Strip]),
+        opener in prop::sample::select(vec![Opener::Unknown, Opener::Prompt, Opener::Model]),
+    ) {
+        let (text, rules) = (parts.concat(), thinks(format, opener));
+        let message = json!({"role": "assistant", "content": text});
+        let whole = Accumulated::of_whole(&made_whole_by(&rules, &answer(&message, "stop")));
+        let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+        places.retain(|at| text.is_char_boundary(*at));
+        places.extend([0, text.len()]);
+        places.sort_unstable();
+        let mut chunks: Vec<Value> =
+            places.windows(2).map(|ends| says(&text[ends[0]..ends[1]])).collect();
+        chunks.push(chunk(&json!({}), Some("stop")));
+        prop_assert_eq!(Accumulated::of(&turned_by(rules, &chunks)), whole);
     }
 }
