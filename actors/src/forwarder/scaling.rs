@@ -3,7 +3,7 @@
 //! Owns: how many are decoded at once, and what is remembered: an image of a long history is decoded
 //! once. Must never do: decode on a thread that serves, or remember without a bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,16 +93,17 @@ impl Scaler {
         sees: bool,
     ) -> Result<BTreeMap<usize, Bytes>, ApiError> {
         let rules = self.rules.for_entry(entry).filter(|_| sees);
-        let urls = places.iter().map(|place| (place.start, body.slice(place.clone())));
-        let jobs = urls.map(|(at, url)| async move { (at, self.one(url, rules).await) });
+        let distinct = distinct(body, places);
+        let jobs = distinct.iter().map(|(url, _)| self.one(url.clone(), rules));
         let scaled = join_all(jobs).await;
-        let bytes = scaled.iter().map(|(_, scaled)| scaled.bytes()).sum();
+        let each = || distinct.iter().map(|(_, starts)| starts).zip(&scaled);
+        let bytes = each().map(|(starts, scaled)| scaled.bytes() * starts.len() as u64).sum();
         check_size(bytes, self.rules.max_bytes)?;
-        let anew = scaled.into_iter().filter_map(|(at, scaled)| match scaled {
-            Scaled::Anew { url, .. } => Some((at, url)),
+        let anew = each().filter_map(|(starts, scaled)| match scaled {
+            Scaled::Anew { url, .. } => Some(starts.iter().map(move |at| (*at, url.clone()))),
             Scaled::Stays { .. } => None,
         });
-        Ok(anew.collect())
+        Ok(anew.flatten().collect())
     }
 
     async fn one(&self, url: Bytes, rules: Option<ImageRules>) -> Scaled {
@@ -120,6 +121,22 @@ impl Scaler {
             stays
         })
     }
+}
+
+/// The images that differ, each with the places where it begins: one that stands in every turn is
+/// decoded once.
+fn distinct(body: &Bytes, places: &[Range<usize>]) -> Vec<(Bytes, Vec<usize>)> {
+    let mut order: Vec<(Bytes, Vec<usize>)> = Vec::new();
+    let mut seen: HashMap<Bytes, usize> = HashMap::new();
+    for place in places {
+        let url = body.slice(place.clone());
+        let at = *seen.entry(url.clone()).or_insert_with(|| {
+            order.push((url, Vec::new()));
+            order.len() - 1
+        });
+        order[at].1.push(place.start);
+    }
+    order
 }
 
 impl Known {
@@ -191,6 +208,14 @@ mod tests {
         assert_eq!(known.bytes, 2 * (ENTRY + (8 << 20)) + ENTRY, "counted once");
         known.remember([9; 32], anew(MAX_REMEMBERED));
         assert_eq!((known.bytes, known.images.len()), (0, 0), "one that is larger than all");
+    }
+
+    #[test]
+    fn one_image_in_many_places_is_one() {
+        let body = Bytes::from_static(b"aa bb aa");
+        let found = distinct(&body, &[0..2, 3..5, 6..8]);
+        let want = [(Bytes::from("aa"), vec![0, 6]), (Bytes::from("bb"), vec![3])];
+        assert_eq!(found, want);
     }
 
     #[test]

@@ -133,6 +133,16 @@ fn pictures_stand_upright() {
 }
 
 #[track_caller]
+#[test]
+fn escapes_of_json_are_read_through() {
+    let plain = uri(&written(&halves(200, 100), ImageFormat::Png));
+    let text = String::from_utf8(plain.to_vec()).unwrap();
+    assert!(text.contains('/') && text.contains('+'));
+    let escaped = text.replace('/', "\\/").replace('+', "\\u002b");
+    assert_eq!(decoded_len(escaped.as_bytes()), decoded_len(&plain));
+    assert_eq!(run(escaped.into()), run(plain));
+}
+
 fn assert_stays(url: Bytes, bytes: u64) {
     assert_eq!(run(url), Scaled::Stays { bytes });
 }
