@@ -16,6 +16,7 @@ mod answers;
 mod autostart;
 mod bodies;
 mod by_hand;
+mod chat_templates;
 mod classes;
 mod cuts;
 mod deaths;

@@ -208,8 +208,19 @@ impl<'a> Fields<'a> {
         let place = |name: &[u8]| members.iter().position(|member| member.name == name);
         let found = (place(b"reasoning"), place(b"reasoning_content"));
         let surplus = match (found, self.rules.reasoning) {
-            ((Some(both), Some(_)), ReasoningField::ReasoningContent)
-            | ((Some(_), Some(both)), ReasoningField::Reasoning) => Some(both),
+            ((Some(one), Some(other)), field) => {
+                let goes = match field {
+                    ReasoningField::Both => None,
+                    ReasoningField::Reasoning => Some(other),
+                    ReasoningField::ReasoningContent => Some(one),
+                };
+                for (to, from) in [(one, other), (other, one)] {
+                    if goes != Some(to) {
+                        self.fill(&members[to], &members[from]);
+                    }
+                }
+                goes
+            }
             ((Some(one), None), ReasoningField::Both) => self.copy(&members[one], NAMES[1]),
             ((None, Some(one)), ReasoningField::Both) => self.copy(&members[one], NAMES[0]),
             ((Some(one), None), ReasoningField::ReasoningContent) => {
@@ -241,6 +252,18 @@ impl<'a> Fields<'a> {
             Some(())
         })?;
         Some(members)
+    }
+
+    /// A name that says nothing beside one that does says the same.
+    fn fill(&mut self, to: &Member<'_>, from: &Member<'_>) {
+        if !self.says_something(to) && self.says_something(from) {
+            let value = Bytes::copy_from_slice(&self.data[from.value.clone()]);
+            self.edits.push(Edit { place: to.value.clone(), pieces: vec![value] });
+        }
+    }
+
+    fn says_something(&self, member: &Member<'_>) -> bool {
+        !member.is_null && &self.data[member.value.clone()] != b"\"\""
     }
 
     fn copy(&mut self, only: &Member<'_>, name: &'static str) -> Option<usize> {
@@ -337,6 +360,23 @@ mod tests {
             (&both, ReasoningContent, &old),
         ] {
             assert_eq!(changed(&delta(came), field), delta(left), "{came} {field:?}");
+        }
+    }
+
+    #[test]
+    fn a_thought_is_not_lost_beside_a_name_that_says_nothing() {
+        use ReasoningField::{Both, Reasoning, ReasoningContent};
+        for nothing in [Value::Null, json!("")] {
+            for came in [
+                json!({"reasoning": nothing, "reasoning_content": "a"}),
+                json!({"reasoning": "a", "reasoning_content": nothing}),
+            ] {
+                let both = json!({"reasoning": "a", "reasoning_content": "a"});
+                let (new, old) = (json!({"reasoning": "a"}), json!({"reasoning_content": "a"}));
+                for (field, left) in [(Both, both), (Reasoning, new), (ReasoningContent, old)] {
+                    assert_eq!(changed(&delta(&came), field), delta(&left), "{came} {field:?}");
+                }
+            }
         }
     }
 

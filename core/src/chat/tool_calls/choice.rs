@@ -43,8 +43,23 @@ impl Choice {
         }
     }
 
-    /// One chunk's part of it.
-    pub(super) fn chunk(&mut self, fields: &mut Map<String, Value>) -> Turned {
+    /// A piece of text that is not the last; nothing, if the choice is over: that is not ours to judge.
+    pub(super) fn read(&mut self, said: &str, thinks: bool) -> Option<Read> {
+        if self.over {
+            return None;
+        }
+        let mut read = Read::default();
+        if thinks {
+            self.text.leave_to_the_engine(&mut read);
+        }
+        if !said.is_empty() {
+            self.text.push(said, &mut read);
+        }
+        Some(read)
+    }
+
+    /// One chunk's part of it. `read`: what its text came to, if that has been read.
+    pub(super) fn chunk(&mut self, fields: &mut Map<String, Value>, read: Option<Read>) -> Turned {
         let ends =
             fields.get("finish_reason").is_some_and(|r| r.as_str().is_some_and(|r| !r.is_empty()));
         let logs = fields.get("logprobs").is_some_and(|logprobs| !logprobs.is_null());
@@ -55,7 +70,7 @@ impl Choice {
             return Turned { changed: false, says: true };
         };
         let mut changed = self.calls && self.engines_calls(delta);
-        changed |= self.text(delta, ends);
+        changed |= self.text(delta, ends, read);
         let says = delta.values().any(|value| !says_nothing(value));
         self.over |= ends;
         if ends && !self.begun.is_empty() {
@@ -79,18 +94,10 @@ impl Choice {
     }
 
     /// Text goes through the search; at the end all of it comes out.
-    fn text(&mut self, delta: &mut Map<String, Value>, ends: bool) -> bool {
+    fn text(&mut self, delta: &mut Map<String, Value>, ends: bool, read: Option<Read>) -> bool {
         let said = delta.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let mut read = Read::default();
-        if self.over {
-            return false; // behind the end: it is not ours to judge
-        }
-        if tells_thoughts(delta) {
-            self.text.leave_to_the_engine(&mut read);
-        }
-        if !said.is_empty() {
-            self.text.push(&said, &mut read);
-        }
+        let read = read.or_else(|| self.read(&said, tells_thoughts(delta)));
+        let Some(mut read) = read else { return false };
         if ends {
             self.text.finish(&mut read);
         }

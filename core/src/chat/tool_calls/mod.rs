@@ -9,6 +9,7 @@
 
 mod choice;
 mod entries;
+mod quick;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,6 +24,8 @@ use super::harmonise::{Offered, ToolFields};
 use super::request::ChatRequest;
 use super::think::Thinking;
 use choice::Choice;
+use quick::Quick;
+use text::Read;
 
 /// What is looked for in an answer's text.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +97,33 @@ impl ToolCallStream {
 
     /// One chunk's JSON.
     pub fn event(&mut self, data: &[u8]) -> Turned {
+        let quick = Quick::of(data).and_then(|quick| self.quick(data, &quick));
+        quick.unwrap_or_else(|| self.tree(data, None))
+    }
+
+    /// A chunk that says nothing but a piece of text, of a choice that is known.
+    fn quick(&mut self, data: &[u8], quick: &Quick<'_>) -> Option<Turned> {
+        let said = quick.content.as_ref().map_or("", |content| &content.text);
+        let read = self.choices.get_mut(&quick.index)?.read(said, quick.thinks)?;
+        if read.is_text(said) {
+            return Some(Turned::Stays);
+        }
+        if read.is_nothing() && !quick.says {
+            return Some(Turned::Held);
+        }
+        let written = quick.content.as_ref().and_then(|content| {
+            if let Some(text) = read.only_text() {
+                return content.with_text(data, text);
+            }
+            let thought = read.only_thought().filter(|_| !quick.thinks)?;
+            content.with_thought(data, thought)
+        });
+        // The text has been read: what it came to goes along.
+        Some(written.map_or_else(|| self.tree(data, Some(read)), Turned::Into))
+    }
+
+    /// Any chunk. `read`: what its only text came to, if that has been read.
+    fn tree(&mut self, data: &[u8], mut read: Option<Read>) -> Turned {
         let Ok(Value::Object(mut chunk)) = serde_json::from_slice::<Value>(data) else {
             return Turned::Stays;
         };
@@ -117,7 +147,7 @@ impl ToolCallStream {
             let known = self.choices.entry(index);
             let seed = seed(&self.frame);
             let state = known.or_insert_with(|| Choice::new(&self.rules, seed, index));
-            let turned = state.chunk(fields);
+            let turned = state.chunk(fields, read.take());
             changed |= turned.changed;
             says |= turned.says;
         }
@@ -153,6 +183,11 @@ impl ToolCallStream {
 /// What ids of calls follow from: the answer's own id.
 fn seed(answer: &Map<String, Value>) -> &str {
     answer.get("id").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The index as it is written; nothing if it is no such number.
+fn index_of_text(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 fn index_of(choice: &Map<String, Value>) -> u32 {

@@ -101,7 +101,7 @@ impl Accumulated {
                 self.calls[index].2.push_str(arguments.as_str().expect("arguments are a text"));
             }
         }
-        if let Some(reason) = choice["finish_reason"].as_str() {
+        if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
             assert!(self.finish.is_none(), "it ends twice");
             self.finish = Some(reason.to_owned());
         }
@@ -308,6 +308,41 @@ fn come_to(rules: &TextRules, text: &str) -> Accumulated {
     whole
 }
 
+/// A chunk as other engines write it.
+fn dressed(mut chunk: Value, dress: u8) -> Value {
+    let choice = &mut chunk["choices"][0];
+    match dress {
+        0 => choice["delta"]["role"] = json!("assistant"),
+        1 => choice["logprobs"] = json!({"content": []}),
+        2 => chunk["usage"] = json!({"prompt_tokens": 1}),
+        3 => choice["delta"]["tool_calls"] = json!([]),
+        4 => choice["delta"]["refusal"] = Value::Null,
+        5 => choice["finish_reason"] = json!(""),
+        6 => drop(choice.as_object_mut().unwrap().remove("index")),
+        _ => {}
+    }
+    chunk
+}
+
+#[test]
+fn what_else_a_chunk_says_leaves_although_its_text_is_held() {
+    let rules = thinks(ThinkFormat::Extract, Opener::Unknown);
+    let first = says("");
+    for dress in 0..3 {
+        let held = dressed(says("who knows"), dress);
+        let left = turned_by(rules.clone(), &[first.clone(), held.clone()]);
+        let mut want = held;
+        want["choices"][0]["delta"].as_object_mut().unwrap().remove("content");
+        assert_eq!(left[1], want, "{dress}");
+    }
+    let left = turned_by(rules, &[first, dressed(says("who knows"), 3)]);
+    // At the end alone.
+    assert_eq!(
+        (left.len(), &left[1]["choices"][0]["delta"]),
+        (2, &json!({"content": "who knows"}))
+    );
+}
+
 #[test]
 fn thoughts_go_where_the_operator_wants_them() {
     let text = "<think>\nhm\n</think>\nHello";
@@ -395,6 +430,7 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         format in prop::sample::select(vec![ThinkFormat::Keep, ThinkFormat::Extract, ThinkFormat::Strip]),
         opener in prop::sample::select(vec![Opener::Unknown, Opener::Prompt, Opener::Model]),
+        dresses in prop::collection::vec(0..8_u8, 1..5),
     ) {
         let (text, rules) = (parts.concat(), thinks(format, opener));
         let message = json!({"role": "assistant", "content": text});
@@ -403,8 +439,11 @@ proptest! {
         places.retain(|at| text.is_char_boundary(*at));
         places.extend([0, text.len()]);
         places.sort_unstable();
-        let mut chunks: Vec<Value> =
-            places.windows(2).map(|ends| says(&text[ends[0]..ends[1]])).collect();
+        let mut chunks: Vec<Value> = places
+            .windows(2)
+            .zip(dresses.iter().cycle())
+            .map(|(ends, dress)| dressed(says(&text[ends[0]..ends[1]]), *dress))
+            .collect();
         chunks.push(chunk(&json!({}), Some("stop")));
         prop_assert_eq!(Accumulated::of(&turned_by(rules, &chunks)), whole);
     }

@@ -36,6 +36,36 @@ pub(super) struct Read {
     pub(super) thought: String,
 }
 
+impl Read {
+    /// Whether it is this text and nothing else.
+    pub(super) fn is_text(&self, text: &str) -> bool {
+        let same = match self.pieces.as_slice() {
+            [] => text.is_empty(),
+            [Piece::Text(only)] => only == text,
+            _ => false,
+        };
+        same && self.thought.is_empty()
+    }
+
+    /// Whether all of it is held.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.is_text("")
+    }
+
+    /// The text, if it is nothing else.
+    pub(super) fn only_text(&self) -> Option<&str> {
+        match self.pieces.as_slice() {
+            [Piece::Text(only)] if self.thought.is_empty() => Some(only),
+            _ => None,
+        }
+    }
+
+    /// The thought, if it is nothing else.
+    pub(super) fn only_thought(&self) -> Option<&str> {
+        (self.pieces.is_empty() && !self.thought.is_empty()).then_some(&self.thought)
+    }
+}
+
 impl TextReader {
     /// Before the first text.
     pub(super) fn new(rules: &TextRules) -> Self {
