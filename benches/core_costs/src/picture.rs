@@ -73,7 +73,7 @@ fn photograph() -> Result<Bytes, String> {
         Rgb([shade(x / 17) + grain, shade(y / 13) + grain, shade((x + y) / 29) + grain / 2])
     });
     let mut jpeg = Vec::new();
-    let mut encoder = Encoder::new(&mut jpeg, 90);
+    let mut encoder = Encoder::new(&mut jpeg, 88);
     // As cameras and telephones have it.
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
     encoder

@@ -11,7 +11,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::ImageRules;
-use super::data_uri;
+use super::{data_uri, reduced};
 
 /// Bytes of memory that a pixel of a decoded image takes at most: RGBA of 16 bits.
 const BYTES_PER_PIXEL: u64 = 8;
@@ -65,7 +65,8 @@ impl ImageJob {
 /// A smaller JPEG; `None`: it stays as it is.
 fn scale(bytes: &[u8], rules: &ImageRules) -> Option<Vec<u8>> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-    if !is_supported(reader.format()?) {
+    let format = reader.format()?;
+    if !is_supported(format) {
         return None;
     }
     let mut limits = Limits::no_limits();
@@ -78,8 +79,14 @@ fn scale(bytes: &[u8], rules: &ImageRules) -> Option<Vec<u8>> {
         return None;
     }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let decoded = DynamicImage::from_decoder(decoder).ok()?;
-    let mut small = DynamicImage::ImageRgb8(resized(decoded, rules.long_edge)?);
+    let to = target(width, height, rules.long_edge);
+    let is_jpeg = format == ImageFormat::Jpeg;
+    let reduced = || reduced::decode(bytes, (width, height), rules.long_edge);
+    let decoded = match is_jpeg.then(reduced).flatten() {
+        Some(reduced) => reduced,
+        None => DynamicImage::from_decoder(decoder).ok()?,
+    };
+    let mut small = DynamicImage::ImageRgb8(resized(decoded, to)?);
     // Turning the small one is cheaper, and comes to the same.
     small.apply_orientation(orientation);
     encoded(&small.into_rgb8(), rules.quality)
@@ -90,10 +97,9 @@ fn is_supported(format: ImageFormat) -> bool {
     matches!(format, Png | Jpeg | WebP | Gif | Bmp)
 }
 
-/// Scaled so that the long edge is that, on white.
-fn resized(decoded: DynamicImage, long_edge: u32) -> Option<RgbImage> {
+/// Scaled to this width and height, on white.
+fn resized(decoded: DynamicImage, to: (u32, u32)) -> Option<RgbImage> {
     let (width, height) = (decoded.width(), decoded.height());
-    let to = target(width, height, long_edge);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
     if decoded.color().has_alpha() {
         let from =

@@ -6,6 +6,7 @@
 
 mod data_uri;
 mod job;
+mod reduced;
 #[cfg(test)]
 mod tests;
 

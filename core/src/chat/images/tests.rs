@@ -63,6 +63,30 @@ fn every_format_becomes_a_small_jpeg() {
     }
 }
 
+/// A photograph's stand-in: no two halves are alike, and no edge is sharp.
+fn shades(width: u32, height: u32) -> DynamicImage {
+    let shade = |at: u32, of: u32| u8::try_from(at * 255 / of).unwrap();
+    DynamicImage::from(image::RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb([shade(x, width), shade(y, height), shade(x + y, width + height)])
+    }))
+}
+
+#[test]
+fn large_jpegs_look_as_if_they_had_been_decoded_whole() {
+    for (width, height) in [(1000, 750), (750, 1000), (1023, 511), (4001, 37)] {
+        let small = scaled(&written(&shades(width, height), ImageFormat::Jpeg));
+        // A PNG has no other way than to be decoded whole.
+        let whole = scaled(&written(&shades(width, height), ImageFormat::Png));
+        assert_eq!((small.width(), small.height()), (whole.width(), whole.height()));
+        let (small, whole) = (small.into_rgb8(), whole.into_rgb8());
+        let apart = small.iter().zip(whole.iter()).map(|(one, other)| one.abs_diff(*other)).max();
+        assert!(apart.unwrap() <= 16, "{apart:?} at {width} x {height}");
+    }
+    let gray = DynamicImage::from(shades(960, 600).into_luma8());
+    let small = scaled(&written(&gray, ImageFormat::Jpeg));
+    assert_eq!((small.width(), small.height()), (64, 40));
+}
+
 #[test]
 fn shapes_stay_and_no_side_vanishes() {
     for (from, to) in [((100, 300), (21, 64)), ((999, 65), (64, 4)), ((2000, 1), (64, 1))] {
