@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::chunk::{Choice, Chunk};
+use super::chunk::{Choice, Chunk, Facts};
 use super::edits::{Edit, splice};
 use super::fields::{self, FieldRules};
 use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
@@ -210,7 +210,10 @@ impl ChatStream {
             return self.behind_the_rest();
         }
         let (begun, finished, summary) = (&mut self.begun, &mut self.finished, &mut self.summary);
-        let chunk = Chunk::read(data, |choice| hear(choice, begun, finished, summary));
+        let mut ended_again = Vec::new();
+        let chunk = Chunk::read(data, |choice| {
+            ended_again.extend(hear(choice, begun, finished, summary));
+        });
         match chunk {
             Chunk::Other => Verdict::Pass,
             Chunk::Done => {
@@ -218,29 +221,46 @@ impl ChatStream {
                 self.behind_the_rest()
             }
             Chunk::Object(facts) => {
-                summary.content_events += u64::from(facts.content);
-                if let Some(place) = facts.error {
-                    summary.backend_error = Some(super::unary::error_message(&data[place]));
-                    self.progress = Progress::Failed;
-                    return self.behind_the_rest();
-                }
-                if let Some(place) = facts.usage {
-                    summary.usage = Usage::parse(&data[place]).or(summary.usage);
-                    if facts.no_choices && !self.keep_usage {
-                        return Verdict::Drop;
-                    }
-                }
-                match self.text(data) {
-                    Turned::Held => Verdict::Drop,
-                    Turned::Into(json) => Verdict::Change(vec![self.anew(json, event)]),
-                    Turned::Stays => match &self.fields {
-                        Some(rules) if facts.reasoning || (facts.foreign && rules.removes()) => {
-                            change_fields(&payload, data, event, rules)
-                        }
-                        _ => Verdict::Pass,
-                    },
-                }
+                let rewritten = without_ends(data, &ended_again);
+                self.object(&facts, &payload, event, rewritten)
             }
+        }
+    }
+
+    /// One object. `rewritten`: its data, if that has been changed already.
+    fn object(
+        &mut self,
+        facts: &Facts,
+        payload: &Payload,
+        event: &[u8],
+        rewritten: Option<Vec<u8>>,
+    ) -> Verdict {
+        let (data, summary) = (payload.data(event), &mut self.summary);
+        summary.content_events += u64::from(facts.content);
+        if let Some(place) = &facts.error {
+            summary.backend_error = Some(super::unary::error_message(&data[place.clone()]));
+            self.progress = Progress::Failed;
+            return self.behind_the_rest();
+        }
+        if let Some(place) = &facts.usage {
+            summary.usage = Usage::parse(&data[place.clone()]).or(summary.usage);
+            if facts.no_choices && !self.keep_usage {
+                return Verdict::Drop;
+            }
+        }
+        match self.text(rewritten.as_deref().unwrap_or(data)) {
+            Turned::Held => Verdict::Drop,
+            Turned::Into(json) => Verdict::Change(vec![self.anew(json, event)]),
+            Turned::Stays => match (rewritten, &self.fields) {
+                (Some(data), _) => {
+                    let pieces = self.own_event(&Bytes::from(data));
+                    Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
+                }
+                (None, Some(rules)) if facts.reasoning || (facts.foreign && rules.removes()) => {
+                    change_fields(payload, data, event, rules)
+                }
+                (None, _) => Verdict::Pass,
+            },
         }
     }
 
@@ -307,18 +327,31 @@ fn change_fields(payload: &Payload, data: &[u8], event: &[u8], rules: &FieldRule
     Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
 }
 
-fn hear(
-    choice: Choice<'_>,
+/// Takes note of a choice; answers the reason, if it has ended before.
+fn hear<'a>(
+    choice: Choice<'a>,
     begun: &mut BTreeSet<u32>,
     finished: &mut BTreeSet<u32>,
     summary: &mut Summary,
-) {
+) -> Option<&'a [u8]> {
     begun.insert(choice.index);
-    if let Some(reason) = choice.finish_reason {
-        finished.insert(choice.index);
-        let shown = &reason[..reason.len().min(MAX_REASON)];
-        summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(shown).into_owned());
+    let reason = choice.finish_reason?;
+    let shown = &reason[..reason.len().min(MAX_REASON)];
+    summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(shown).into_owned());
+    (!finished.insert(choice.index)).then_some(reason)
+}
+
+/// A chunk in which choices do not end a second time; `None`: none does.
+fn without_ends(data: &[u8], reasons: &[&[u8]]) -> Option<Vec<u8>> {
+    if reasons.is_empty() {
+        return None;
     }
+    let start = |reason: &[u8]| reason.as_ptr() as usize - data.as_ptr() as usize;
+    let edits = reasons.iter().map(|reason| {
+        let start = start(reason);
+        Edit::text(start - 1..start + reason.len() + 1, "null")
+    });
+    Some(splice(&Bytes::copy_from_slice(data), edits.collect()).concat())
 }
 
 fn flush(chunk: &Bytes, run: &Range<usize>, out: &mut Vec<Bytes>) {

@@ -29,9 +29,9 @@ impl CallIds {
         CallIds { seed: seed.into(), choice, next: 0 }
     }
 
-    /// The backend itself has sent a call with this index: ours come behind it.
-    pub fn taken(&mut self, index: u32) {
-        self.next = self.next.max(index.saturating_add(1));
+    /// Whether any call has been numbered.
+    pub fn any(&self) -> bool {
+        self.next > 0
     }
 
     /// The next call's.
@@ -41,8 +41,7 @@ impl CallIds {
         call
     }
 
-    /// That of the call with this index: also for a backend's own call that came without an id.
-    pub fn at(&self, index: u32) -> CallId {
+    fn at(&self, index: u32) -> CallId {
         CallId { index, id: derive(&self.seed, self.choice, index) }
     }
 }
@@ -107,16 +106,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn indexes_go_on_behind_those_of_the_backend() {
-        let mut ids = CallIds::new("x", 0);
-        ids.taken(1);
-        ids.taken(0);
-        assert_eq!(ids.next_call().index, 2);
-        ids.taken(2);
-        assert_eq!(ids.next_call().index, 3);
     }
 
     #[test]

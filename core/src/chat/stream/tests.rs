@@ -285,3 +285,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_choice_ends_once() {
+    let (events, summary) = with_tools(&[ROLE, &word("a"), STOP, STOP, USAGE, END]);
+    let ends = events.iter().filter(|event| event.contains("\"finish_reason\":\"stop\"")).count();
+    assert_eq!((ends, summary.finish_reason.as_deref()), (1, Some("stop")), "{events:?}");
+    let mut stream = ChatStream::new(false);
+    let mut out = Vec::new();
+    stream.push(&Bytes::from([ROLE, STOP, STOP, END].concat()), &mut out).unwrap();
+    let late = STOP.replace("]}", "],\"usage\":{\"prompt_tokens\":7}}");
+    let mut stream = ChatStream::new(false);
+    stream.push(&Bytes::from([ROLE, STOP, &late, END].concat()), &mut Vec::new()).unwrap();
+    assert_eq!(stream.summary().usage.unwrap().prompt_tokens, Some(7));
+    let again = STOP.replace("\"finish_reason\":\"stop\"", "\"finish_reason\":null");
+    assert_ne!(again, STOP);
+    assert_eq!(out.concat(), [ROLE, STOP, &again, END].concat().as_bytes());
+}

@@ -3,12 +3,11 @@
 //! Owns: what of its text is held back, which calls have begun, and what it ends with. Must never do:
 //! end it twice, or end it otherwise than the backend did, but for `stop` where there are calls.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
 
 use super::TextRules;
-use super::entries::{legacy, mend};
+use super::entries::{complete, legacy};
+use super::streamed::StreamedCalls;
 use super::text::{Read, TextReader};
 use crate::chat::harmonise::assemble::{CallId, delta_entry, message_entry};
 use crate::chat::harmonise::{CallIds, Piece};
@@ -20,7 +19,7 @@ pub(super) struct Choice {
     /// Calls are looked at, not thoughts alone.
     calls: bool,
     ids: CallIds,
-    begun: BTreeSet<u32>,
+    streamed: StreamedCalls,
     over: bool,
 }
 
@@ -38,7 +37,7 @@ impl Choice {
             text: TextReader::new(rules),
             calls: rules.offered.is_some(),
             ids: CallIds::new(seed, index),
-            begun: BTreeSet::new(),
+            streamed: StreamedCalls::default(),
             over: false,
         }
     }
@@ -60,8 +59,8 @@ impl Choice {
 
     /// One chunk's part of it. `read`: what its text came to, if that has been read.
     pub(super) fn chunk(&mut self, fields: &mut Map<String, Value>, read: Option<Read>) -> Turned {
-        let ends =
-            fields.get("finish_reason").is_some_and(|r| r.as_str().is_some_and(|r| !r.is_empty()));
+        let reason = fields.get("finish_reason").and_then(Value::as_str).map(str::to_owned);
+        let ends = reason.as_ref().is_some_and(|reason| !reason.is_empty());
         let logs = fields.get("logprobs").is_some_and(|logprobs| !logprobs.is_null());
         if !fields.get("delta").is_some_and(Value::is_object) && ends {
             fields.insert("delta".to_owned(), json!({}));
@@ -71,9 +70,14 @@ impl Choice {
         };
         let mut changed = self.calls && self.engines_calls(delta);
         changed |= self.text(delta, ends, read);
+        if ends && !was_cut(reason.as_deref()) && !self.over {
+            let silent = self.streamed.finish();
+            changed |= !silent.is_empty();
+            add(delta, silent);
+        }
         let says = delta.values().any(|value| !says_nothing(value));
         self.over |= ends;
-        if ends && !self.begun.is_empty() {
+        if ends && self.ids.any() {
             changed |= finish_with_calls(fields);
         }
         Turned { changed, says: says || ends || logs }
@@ -88,8 +92,13 @@ impl Choice {
             delta.insert("tool_calls".to_owned(), json!([entry]));
             changed = true;
         }
-        let entries = delta.get_mut("tool_calls").and_then(Value::as_array_mut);
-        let mended = entries.is_some_and(|e| mend(e, &mut self.ids, &mut self.begun, true));
+        let Some(entries) = delta.get_mut("tool_calls").and_then(Value::as_array_mut) else {
+            return changed;
+        };
+        let mended = self.streamed.take(entries, &mut self.ids);
+        if mended && entries.is_empty() {
+            delta.shift_remove("tool_calls");
+        }
         changed || mended
     }
 
@@ -101,7 +110,7 @@ impl Choice {
         if ends {
             self.text.finish(&mut read);
         }
-        let (text, calls) = apart(read.pieces, &mut self.ids, &mut self.begun, delta_entry);
+        let (text, calls) = apart(read.pieces, &mut self.ids, delta_entry);
         if calls.is_empty() && text == said && read.thought.is_empty() {
             return false;
         }
@@ -117,12 +126,17 @@ impl Choice {
         }
         let mut read = Read::default();
         self.text.finish(&mut read);
-        let (text, calls) = apart(read.pieces, &mut self.ids, &mut self.begun, delta_entry);
+        let (text, calls) = apart(read.pieces, &mut self.ids, delta_entry);
         let mut delta = Map::new();
         put(&mut delta, &text, calls, "");
         think(&mut delta, read.thought);
         (!delta.is_empty()).then_some(Value::Object(delta))
     }
+}
+
+/// Whether an answer was cut: then what lacks is not ours to make up.
+fn was_cut(reason: Option<&str>) -> bool {
+    matches!(reason, Some("length" | "content_filter"))
 }
 
 fn says_nothing(value: &Value) -> bool {
@@ -168,7 +182,6 @@ fn think(fields: &mut Map<String, Value>, thought: String) {
 fn apart(
     pieces: Vec<Piece>,
     ids: &mut CallIds,
-    begun: &mut BTreeSet<u32>,
     entry: fn(&CallId, &str, &str) -> Value,
 ) -> (String, Vec<Value>) {
     let (mut text, mut calls) = (String::new(), Vec::new());
@@ -177,7 +190,6 @@ fn apart(
             Piece::Text(more) => text.push_str(&more),
             Piece::Call { name, arguments } => {
                 let call = ids.next_call();
-                begun.insert(call.index);
                 calls.push(entry(&call, &name, &arguments));
             }
         }
@@ -216,39 +228,30 @@ pub(super) fn message(
     let Some(message) = choice.get_mut("message").and_then(Value::as_object_mut) else {
         return false;
     };
-    let (mut ids, mut begun) = (CallIds::new(seed, index), BTreeSet::new());
+    let mut ids = CallIds::new(seed, index);
     let mut changed = false;
     if rules.offered.is_some() {
-        changed |= engines_calls(message, &mut ids, &mut begun);
+        changed |= engines_calls(message, &mut ids);
     }
-    changed |= written(message, rules, &mut ids, &mut begun);
-    if !begun.is_empty() {
+    changed |= written(message, rules, &mut ids);
+    if ids.any() {
         changed |= finish_with_calls(choice);
     }
     changed
 }
 
 /// Calls that the engine itself has told.
-fn engines_calls(
-    message: &mut Map<String, Value>,
-    ids: &mut CallIds,
-    begun: &mut BTreeSet<u32>,
-) -> bool {
+fn engines_calls(message: &mut Map<String, Value>, ids: &mut CallIds) -> bool {
     let legacy = legacy(message).map(|entry| {
         message.insert("tool_calls".to_owned(), json!([entry]));
     });
     let entries = message.get_mut("tool_calls").and_then(Value::as_array_mut);
-    let mended = entries.is_some_and(|entries| mend(entries, ids, begun, false));
+    let mended = entries.is_some_and(|entries| complete(entries, ids));
     legacy.is_some() || mended
 }
 
 /// Calls and thoughts that stand in the text.
-fn written(
-    message: &mut Map<String, Value>,
-    rules: &TextRules,
-    ids: &mut CallIds,
-    begun: &mut BTreeSet<u32>,
-) -> bool {
+fn written(message: &mut Map<String, Value>, rules: &TextRules, ids: &mut CallIds) -> bool {
     let Some(said) = message.get("content").and_then(Value::as_str) else { return false };
     let (mut reader, mut read) = (TextReader::new(rules), Read::default());
     if tells_thoughts(message) {
@@ -256,7 +259,7 @@ fn written(
     }
     reader.push(said, &mut read);
     reader.finish(&mut read);
-    let (text, calls) = apart(read.pieces, ids, begun, message_entry);
+    let (text, calls) = apart(read.pieces, ids, message_entry);
     if calls.is_empty() && text == said {
         return false;
     }

@@ -1,9 +1,7 @@
-//! Entries of `tool_calls` as backends write them, made right.
+//! Entries of `tool_calls` in whole answers as backends write them, made right; and the older form.
 //!
-//! Owns: missing indexes, ids and types, arguments that are no string, and the legacy
+//! Owns: missing ids and types, arguments that are no string or missing, and the legacy
 //! `function_call`. Must never do: change what is right.
-
-use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -19,62 +17,38 @@ pub(super) fn legacy(fields: &mut Map<String, Value>) -> Option<Value> {
     Some(json!({"function": call}))
 }
 
-/// Makes the entries of one message or delta right; answers whether anything changed. `begun`: the
-/// calls of this choice that have begun, by index.
-pub(super) fn mend(
-    entries: &mut [Value],
-    ids: &mut CallIds,
-    begun: &mut BTreeSet<u32>,
-    streamed: bool,
-) -> bool {
+/// Makes the entries of one message right; answers whether anything changed.
+pub(super) fn complete(entries: &mut [Value], ids: &mut CallIds) -> bool {
     let mut changed = false;
-    for (place, entry) in (0..).zip(entries.iter_mut()) {
-        let Some(entry) = entry.as_object_mut() else { continue };
-        let said = entry.get("index").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let names =
-            entry.get("function").is_some_and(|f| f.get("name").is_some_and(Value::is_string));
-        let index = said.unwrap_or_else(|| match begun.last() {
-            // A part of the call that has begun last, or the next one.
-            Some(last) if streamed && !names => *last,
-            Some(last) if streamed => last + 1,
-            _ => place,
-        });
-        if streamed && said.is_none() {
-            entry.insert("index".to_owned(), index.into());
-            changed = true;
+    for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
+        let before = entry.clone();
+        let call = ids.next_call();
+        head(entry, &call.id);
+        if let Some(function) = entry.get_mut("function").and_then(Value::as_object_mut) {
+            let arguments = arguments_of(function).filter(|text| !text.is_empty());
+            let arguments = arguments.unwrap_or_else(|| "{}".to_owned());
+            function.insert("arguments".to_owned(), arguments.into());
         }
-        ids.taken(index);
-        if begun.insert(index) || !streamed {
-            changed |= head(entry, ids, index);
-        }
-        changed |= arguments(entry);
+        changed |= *entry != before;
     }
     changed
 }
 
-/// What the first part of a call must have.
-fn head(entry: &mut Map<String, Value>, ids: &CallIds, index: u32) -> bool {
-    let mut changed = false;
+/// What the first part of a call must have; `id`: for one that has none.
+pub(super) fn head(entry: &mut Map<String, Value>, id: &str) {
     if entry.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
-        entry.insert("id".to_owned(), ids.at(index).id.into());
-        changed = true;
+        entry.insert("id".to_owned(), id.into());
     }
     if !entry.get("type").is_some_and(Value::is_string) {
         entry.insert("type".to_owned(), "function".into());
-        changed = true;
     }
-    changed
 }
 
-/// Objects become the string that they are.
-fn arguments(entry: &mut Map<String, Value>) -> bool {
-    let function = entry.get_mut("function").and_then(Value::as_object_mut);
-    let Some(arguments) = function.and_then(|function| function.get_mut("arguments")) else {
-        return false;
-    };
-    if !matches!(arguments, Value::Object(_) | Value::Array(_)) {
-        return false;
+/// The arguments as the text that they are to be; nothing, if there are none.
+pub(super) fn arguments_of(function: &Map<String, Value>) -> Option<String> {
+    match function.get("arguments")? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
-    *arguments = Value::String(arguments.to_string());
-    true
 }

@@ -10,6 +10,7 @@
 mod choice;
 mod entries;
 mod quick;
+mod streamed;
 #[cfg(test)]
 mod tests;
 mod text;
