@@ -124,6 +124,7 @@ fn lasting(
     let templates = settings::templates();
     let turns = Turns {
         admit: directory.port(|book| book.arbiter.clone()),
+        foresee: directory.port(|book| book.arbiter.clone()),
         abandon: directory.port(|book| book.arbiter.clone()),
         ollama: directory.port(|book| book.ollama.clone()),
         services: directory.port(|book| book.autostart.clone()),

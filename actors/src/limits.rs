@@ -90,6 +90,11 @@ impl Limits {
         }
     }
 
+    /// Whether somebody who came now would be refused.
+    pub fn would_refuse(self: &Arc<Self>, model: &str) -> Option<Refusal> {
+        self.inner()?.core.would_refuse(&model.into())
+    }
+
     /// Counts somebody who waits for the end of a lease, until what is given back is dropped.
     pub fn wait_for_a_lease(self: &Arc<Self>) -> Result<KeptOut, Refusal> {
         let waiting = self.kept_out.fetch_add(1, Ordering::SeqCst);

@@ -147,6 +147,19 @@ fn orders_that_make_no_sense_are_refused_with_what_is_wrong() {
     assert_eq!(status(&engined), json!({"leased": false}));
 }
 
+/// What costs comes last: the images of a request that is refused anyway are not even measured.
+#[test]
+fn a_refusal_goes_before_the_look_at_images() {
+    let url = format!("data:image/png;base64,{}", "A".repeat(4000));
+    let part = json!({"type": "image_url", "image_url": {"url": url, "alt_text": "a dot"}});
+    let body = json!({"model": "tiny-a", "messages": [{"role": "user", "content": [part]}]});
+    let engined = Engines::two().set("limits", "max_image_bytes", 1000).start();
+    let ask = || Ask::chat(body.to_string()).reply(engined.daemon.addr());
+    ask().error(413, "err_payload_too_large");
+    lease(&engined, json!({}));
+    ask().error(423, "err_gpu_lease_active");
+}
+
 #[test]
 fn requests_may_wait_for_the_end_of_a_lease() {
     let engined = Engines::two()

@@ -7,17 +7,41 @@
 use std::time::{Duration, Instant};
 
 use chat_proxy_core::ApiError;
-use chat_proxy_core::gpu::Refusal;
+use chat_proxy_core::gpu::{Refusal, Tenant};
+use chat_proxy_core::registry::Placement;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Shared;
 use super::patience;
+use super::prepare::Prepared;
 use super::reply::{Interrupt, Reply};
 use super::task::Request;
 use crate::clock;
+use crate::gpu_arbiter::messages::WouldRefuse;
 use crate::lease::LeaseRecord;
 use crate::limits::{Entry, Queued, Slot};
 use crate::transcript::Transcript;
+
+/// The arbiter is not waited for longer by those who only look.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a request would be refused just now: a look before costly work is done for it. What it lets pass
+/// may still be refused.
+pub(super) async fn foresee(shared: &Shared, prepared: &Prepared) -> Result<(), ApiError> {
+    let (found, turns) = (&prepared.found, &shared.turns);
+    let refusal = match &found.placement {
+        Placement::SinglePort(launch) => {
+            let tenant = Tenant::Vllm(launch.clone());
+            let look = WouldRefuse { tenant, who: prepared.who.clone() };
+            // Without an answer it is found out when the turn is asked for.
+            turns.foresee.ask(look, LOOK).await.ok().flatten()
+        }
+        Placement::External(_) => turns.limits.would_refuse(&found.model),
+        Placement::Ollama(_) => None,
+    };
+    refusal.map_or(Ok(()), |refusal| Err(refusal.error(&found.model)))
+}
 
 impl Request<'_> {
     /// Passes, or waits for the end of, a lease that others hold; `None`: the request has ended.

@@ -57,7 +57,7 @@ pub use scaling::{Scaler, ScalingRules};
 
 use crate::autostart::messages::EnsureStarted;
 use crate::client::{Clients, IDLE_CONNECTION};
-use crate::gpu_arbiter::messages::{Abandon, Admit};
+use crate::gpu_arbiter::messages::{Abandon, Admit, WouldRefuse};
 use crate::lease::LeaseShelf;
 use crate::limits::Limits;
 use crate::ollama::messages::EnsureLoaded;
@@ -145,6 +145,8 @@ pub struct ForwarderFactory {
 pub struct Turns {
     /// Asks for one.
     pub admit: Port<Admit>,
+    /// Asks whether it would be refused.
+    pub foresee: Port<WouldRefuse>,
     /// Does not want it any more.
     pub abandon: Port<Abandon>,
     /// Has Ollama load models.

@@ -11,6 +11,7 @@ use chat_proxy_core::registry::Placement;
 
 use super::Shared;
 use super::cargo::Outgoing;
+use super::entrance;
 use super::messages::Labels;
 use super::patience;
 use super::prepare::{Found, Prepared};
@@ -58,6 +59,9 @@ pub(super) async fn apply(
     let scaled = if images.is_empty() {
         Ok(Ok(BTreeMap::new()))
     } else {
+        // Images cost: not for those who are refused anyway.
+        let foreseen = entrance::foresee(shared, prepared).await;
+        ((), reply) = patience::settled(Ok(foreseen), reply, transcript)?;
         let scaling = shared.turns.scaler.scale(chat.body(), &images, found.entry(), sees);
         let state = "images are scaled";
         patience::wait(shared, prepared.stream, state, scaling, &mut reply, transcript).await

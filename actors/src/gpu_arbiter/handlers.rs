@@ -3,12 +3,13 @@
 //! Owns: the translation. Must never do: decide.
 
 use actix::Handler;
-use chat_proxy_core::gpu::Asker;
 use chat_proxy_core::gpu::scheduler::{Event, Purpose, Stopping, Waiter};
+use chat_proxy_core::gpu::{Asker, Refusal};
+use chat_proxy_core::ids::Ticket;
 
 use super::messages::{
     Abandon, Activate, Admit, Deactivate, Drain, EngineChanged, Explain, GetStatus, OllamaForgot,
-    OllamaVacated, StartsChanged, Status,
+    OllamaVacated, StartsChanged, Status, WouldRefuse,
 };
 use super::{GpuArbiter, LedgerChanged, Waiting, told_name};
 use crate::clock;
@@ -31,6 +32,29 @@ impl Handler<Admit> for GpuArbiter {
             who,
         };
         self.apply(Event::Admit(waiter), ctx);
+    }
+}
+
+impl Handler<WouldRefuse> for GpuArbiter {
+    type Result = Option<Refusal>;
+
+    fn handle(
+        &mut self,
+        WouldRefuse { tenant, who }: WouldRefuse,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let now = clock::now();
+        let waiter = Waiter {
+            // It is not kept.
+            ticket: Ticket(0),
+            tenant,
+            purpose: Purpose::Request,
+            arrived: now,
+            asked: now,
+            refused_by: None,
+            who,
+        };
+        self.core.would_refuse(waiter, now)
     }
 }
 

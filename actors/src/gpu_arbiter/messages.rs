@@ -9,7 +9,7 @@ use chat_proxy_core::engine::lifecycle::Moment;
 use chat_proxy_core::engine::{Cause, EngineReport};
 use chat_proxy_core::gpu::lease::{LeaseAsk, LeaseOrder};
 use chat_proxy_core::gpu::scheduler::Stopping;
-use chat_proxy_core::gpu::{Asker, Side, Tenant};
+use chat_proxy_core::gpu::{Asker, Refusal, Side, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -50,6 +50,16 @@ pub struct Admit {
     pub progress: Arc<Progress>,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Outcome>,
+}
+
+/// Why a request would be refused just now: asked before anything is done for it.
+#[derive(Message)]
+#[rtype(result = "Option<Refusal>")]
+pub struct WouldRefuse {
+    /// What is to be resident.
+    pub tenant: Tenant,
+    /// Who asks.
+    pub who: Asker,
 }
 
 /// Somebody does not want his turn any more.

@@ -99,6 +99,14 @@ impl ModelLimits {
         Entered::Waits
     }
 
+    /// Whether somebody who came now would be refused, by a look alone.
+    pub fn would_refuse(&self, model: &ModelName) -> Option<Refusal> {
+        let line = self.models.get(model)?;
+        let full = line.inside >= self.rules.at_once && self.waiting >= self.rules.max_waiting;
+        let retry_after = || line.empties_in(self.rules.at_once);
+        full.then(|| Refusal::QueueFull { waiting: self.waiting, retry_after: retry_after() })
+    }
+
     /// Somebody who was in leaves, having stayed for so long; answers who is in instead.
     pub fn leave(&mut self, model: &ModelName, stayed: Duration, now: Moment) -> Option<Ticket> {
         let line = self.models.get_mut(model)?;

@@ -60,7 +60,7 @@ pub use why::{Because, Infeasible, Why};
 const SECOND_TRY: Duration = Duration::from_millis(250);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scheduler {
     rules: SchedulerRules,
     gpu: Gpu,

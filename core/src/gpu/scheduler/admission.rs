@@ -3,7 +3,7 @@
 //! Owns: the order in which that is found out. Must never do: grant; whoever is let in is served by
 //! what follows ([`turns`](super::turns)).
 
-use super::{Broken, Effect, Gpu, Purpose, Refusal, Scheduler, Stuck, Waiter};
+use super::{Broken, Effect, Event, Gpu, Purpose, Refusal, Scheduler, Stuck, Waiter};
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Class, Tenant, TenantId};
 use crate::ids::ModelName;
@@ -39,6 +39,17 @@ impl Scheduler {
             self.costs.asked(&id, now);
         }
         self.waiters.insert(waiter, self.rules.bounds());
+    }
+
+    /// Why a request would be refused just now, tried with a copy: so that work is not done for those who
+    /// are refused afterwards. What this lets pass may still be refused later.
+    pub fn would_refuse(&self, waiter: Waiter, now: Moment) -> Option<Refusal> {
+        let ticket = waiter.ticket;
+        let effects = self.clone().on(Event::Admit(waiter), now);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Refuse(refused, refusal) if refused == ticket => Some(refusal),
+            _ => None,
+        })
     }
 
     /// Why it need not even wait.

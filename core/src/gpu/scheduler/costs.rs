@@ -17,7 +17,7 @@ const MEMORY: Duration = Duration::from_secs(300);
 const GUESS: Duration = Duration::from_secs(5);
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Costs {
     /// From the decision to ready, by what was there before (`None`: nothing) and what came.
     pairs: HashMap<(Option<TenantId>, TenantId), Duration>,
@@ -33,7 +33,7 @@ pub(super) struct Costs {
 }
 
 /// How a model is asked for by people.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Demand {
     last: Moment,
     /// Between two requests; `None`: there was but one.

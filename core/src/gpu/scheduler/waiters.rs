@@ -61,7 +61,7 @@ impl Waiter {
 }
 
 /// Sorted: the first goes first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Waiters(Vec<Waiter>);
 
 impl Waiters {

@@ -21,6 +21,24 @@ fn the_queue_is_bounded_and_who_is_granted_at_once_takes_no_place() {
 }
 
 #[test]
+fn a_look_foresees_refusals_and_changes_nothing() {
+    let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
+    let foreseen = |bench: &Bench, model: &str| {
+        let before = format!("{:?}", bench.core);
+        let refusal = bench.core.would_refuse(waiter(0, model, bench.now), bench.now);
+        assert_eq!(format!("{:?}", bench.core), before);
+        refusal
+    };
+    assert_eq!((foreseen(&bench, "a"), foreseen(&bench, "b")), (None, None));
+    assert_eq!(told(&bench.admit(1, "a")), "grant 1 by 1");
+    bench.admit(2, "b");
+    assert_eq!(foreseen(&bench, "a"), None, "it is granted at once");
+    assert!(matches!(foreseen(&bench, "c"), Some(Refusal::QueueFull { waiting: 1, .. })));
+    bench.on(Event::Drain);
+    assert_eq!(foreseen(&bench, "a"), Some(Refusal::Draining));
+}
+
+#[test]
 fn a_newcomer_for_a_resident_that_is_about_to_close_needs_a_place_too() {
     let mut bench = Bench::serving(SchedulerRules { max_queue: 1, ..rules() }, "a", s(10));
     bench.admit(1, "a");
