@@ -199,3 +199,28 @@ fn images_for_other_backends_stay_but_are_counted() {
     let large = ask(&[says("user", json!([shows(&picture(300, 150))]))]).reply(daemon.addr());
     large.error(413, "err_payload_too_large");
 }
+
+/// The document for whoever changes policies names tests, and they are there.
+#[test]
+fn the_document_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/POLICIES.md")).expect("the document");
+    let (mut named, mut code) = (0, String::new());
+    for (number, word) in text.lines().filter(|line| line.starts_with("| 5")).flat_map(|line| {
+        let tests = line.split(" | ").nth(2).expect("three columns");
+        tests.split('`').enumerate()
+    }) {
+        match (number % 2, word) {
+            (1, file) if file.ends_with(".rs") => {
+                code = std::fs::read_to_string(root.join(file))
+                    .unwrap_or_else(|e| panic!("{file}: {e}"));
+            }
+            (1, test) => {
+                assert!(code.contains(&format!("fn {test}(")), "{test} is not where it should be");
+                named += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(named > 50, "{named}");
+}
