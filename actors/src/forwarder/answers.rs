@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use chat_proxy_core::chat::fields::{self, FieldRules, Foreign, ReasoningField};
+use chat_proxy_core::chat::fields::{FieldRules, Foreign, ReasoningField};
 use chat_proxy_core::chat::harmonise::Offered;
 use chat_proxy_core::chat::request::ChatRequest;
 use chat_proxy_core::chat::think::{self, Opener, ThinkFormat, Thinking};
@@ -52,7 +52,7 @@ impl AnswerSettings {
     pub(super) fn of_chat(self, chat: &ChatRequest, entry: &Entry) -> AnswerRules {
         let offered = if self.normalises_tools { tool_calls::offered(chat) } else { None };
         let foreign = if self.suppress_decorations {
-            Foreign::Go { asked: fields::asked(chat.body()) }
+            Foreign::Go { asked: chat.asked_fields().to_vec() }
         } else {
             Foreign::Stay
         };

@@ -35,19 +35,19 @@ pub(crate) const ALL: &[Stage] = &[
     Stage {
         name: "stream",
         what: "a stream of 64 chunks with default settings",
-        limit: 370_000,
+        limit: 332_000,
         run: plain_stream,
     },
     Stage {
         name: "heaviest",
         what: "the same with tools offered, thoughts extracted, reasoning under both names, foreign fields removed",
-        limit: 1_610_000,
+        limit: 1_500_000,
         run: heaviest_stream,
     },
     Stage {
         name: "unary",
         what: "an answer in one piece with default settings",
-        limit: 42_000,
+        limit: 38_000,
         run: unary,
     },
 ];

@@ -79,7 +79,7 @@ impl Chunk {
 /// A field that means nothing to us.
 fn other(level: Level, key: &[u8], walker: &mut Walker<'_>, facts: &mut Facts) -> Option<()> {
     let place = walker.value()?;
-    facts.foreign |= !level.knows(key) && walker.slice(place) != b"null";
+    facts.foreign |= walker.slice(place) != b"null" && !level.knows(key);
     Some(())
 }
 

@@ -81,66 +81,29 @@ pub enum Level {
 impl Level {
     /// Whether a field is `OpenAI`'s, or one of the two names of reasoning.
     pub fn knows(self, field: &[u8]) -> bool {
-        match self {
-            Level::Root => matches!(
-                field,
-                b"id"
-                    | b"object"
-                    | b"created"
-                    | b"model"
-                    | b"choices"
-                    | b"usage"
-                    | b"system_fingerprint"
-                    | b"service_tier"
-                    | b"error"
-            ),
-            Level::Choice => {
-                matches!(field, b"index" | b"message" | b"delta" | b"finish_reason" | b"logprobs")
-            }
-            Level::Message => matches!(
-                field,
-                b"role"
-                    | b"content"
-                    | b"refusal"
-                    | b"annotations"
-                    | b"audio"
-                    | b"tool_calls"
-                    | b"function_call"
-                    | b"reasoning"
-                    | b"reasoning_content"
-            ),
+        // By its length first: nearly all comparisons end there.
+        match (self, field.len()) {
+            (Level::Root, 2) => field == b"id",
+            (Level::Root, 5) => matches!(field, b"model" | b"usage" | b"error"),
+            (Level::Root, 6) => field == b"object",
+            (Level::Root, 7) => matches!(field, b"created" | b"choices"),
+            (Level::Root, 12) => field == b"service_tier",
+            (Level::Root, 18) => field == b"system_fingerprint",
+            (Level::Choice, 5) => matches!(field, b"index" | b"delta"),
+            (Level::Choice, 7) => field == b"message",
+            (Level::Choice, 8) => field == b"logprobs",
+            (Level::Choice, 13) => field == b"finish_reason",
+            (Level::Message, 4) => field == b"role",
+            (Level::Message, 5) => field == b"audio",
+            (Level::Message, 7) => matches!(field, b"content" | b"refusal"),
+            (Level::Message, 9) => field == b"reasoning",
+            (Level::Message, 10) => field == b"tool_calls",
+            (Level::Message, 11) => field == b"annotations",
+            (Level::Message, 13) => field == b"function_call",
+            (Level::Message, 17) => field == b"reasoning_content",
+            _ => false,
         }
     }
-}
-
-/// Fields that a request asks for by a parameter of its own, and that are not `OpenAI`'s: the
-/// parameter, and what it asks for. Sources: vLLM's "Extra parameters" of its `OpenAI`-compatible
-/// server, llama.cpp's server documentation.
-const ASKED: [(&str, &[&str]); 6] = [
-    ("return_token_ids", &["token_ids", "prompt_token_ids"]),
-    ("prompt_logprobs", &["prompt_logprobs"]),
-    ("kv_transfer_params", &["kv_transfer_params"]),
-    ("stop_token_ids", &["stop_reason"]),
-    ("timings_per_token", &["timings"]),
-    ("return_progress", &["prompt_progress"]),
-];
-
-/// The foreign fields that a chat request's body asks for.
-pub fn asked(body: &[u8]) -> Vec<&'static str> {
-    let named = |parameter: &str| memmem::find(body, parameter.as_bytes()).is_some();
-    if !ASKED.iter().any(|(parameter, _)| named(parameter)) {
-        return Vec::new();
-    }
-    let mut asked = Vec::new();
-    // What is no JSON has been refused before.
-    let _ = Walker::new(body).object(|key, w| {
-        let place = w.value()?;
-        let wants = !matches!(w.slice(place), b"null" | b"false");
-        let found = ASKED.iter().find(|(parameter, _)| parameter.as_bytes() == key);
-        asked.extend(found.filter(|_| wants).into_iter().flat_map(|(_, fields)| *fields));
-        Some(())
-    });
-    asked
 }
 
 /// One field.
@@ -453,18 +416,5 @@ mod tests {
             without_foreign(asked, &["token_ids"]),
             r#"{"choices":[{"index":0,"token_ids":[1]}]}"#
         );
-    }
-
-    #[test]
-    fn requests_ask_for_foreign_fields_by_their_parameters() {
-        for (body, want) in [
-            (r#"{"messages":[]}"#, [].as_slice()),
-            (r#"{"messages":[{"return_token_ids":true}]}"#, &[]),
-            (r#"{"return_token_ids":false,"prompt_logprobs":null}"#, &[]),
-            (r#"{"return_token_ids":true}"#, &["token_ids", "prompt_token_ids"]),
-            (r#"{"prompt_logprobs":0,"timings_per_token":true}"#, &["prompt_logprobs", "timings"]),
-        ] {
-            assert_eq!(asked(body.as_bytes()), want, "{body}");
-        }
     }
 }

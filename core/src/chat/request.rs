@@ -29,6 +29,7 @@ pub struct ChatRequest {
     messages: Range<usize>,
     offers_tools: bool,
     offers_functions: bool,
+    asked: Vec<&'static str>,
     /// What policies change.
     edits: Vec<Edit>,
     /// Where a field can be put in: right behind the opening brace.
@@ -58,6 +59,36 @@ struct Wire<'a> {
     tools: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     functions: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    return_token_ids: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    prompt_logprobs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    kv_transfer_params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stop_token_ids: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    timings_per_token: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    return_progress: Option<&'a RawValue>,
+}
+
+impl Wire<'_> {
+    /// Fields of the answer that are not `OpenAI`'s and that a parameter of its own asks for. Sources:
+    /// vLLM's extra parameters of its `OpenAI`-compatible server, llama.cpp's server documentation.
+    fn asked(&self) -> Vec<&'static str> {
+        let parameters: [(Option<&RawValue>, &[&'static str]); 6] = [
+            (self.return_token_ids, &["token_ids", "prompt_token_ids"]),
+            (self.prompt_logprobs, &["prompt_logprobs"]),
+            (self.kv_transfer_params, &["kv_transfer_params"]),
+            (self.stop_token_ids, &["stop_reason"]),
+            (self.timings_per_token, &["timings"]),
+            (self.return_progress, &["prompt_progress"]),
+        ];
+        let wants = |value: &RawValue| !matches!(value.get(), "null" | "false");
+        let asked = parameters.into_iter().filter(|(value, _)| value.is_some_and(wants));
+        asked.flat_map(|(_, fields)| fields.iter().copied()).collect()
+    }
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -105,6 +136,7 @@ impl ChatRequest {
         let some = |list: &RawValue| !matches!(list.get(), "null" | "[]");
         let offers_tools = wire.tools.is_some_and(some);
         let offers_functions = wire.functions.is_some_and(some);
+        let asked = wire.asked();
         let edits = Vec::new();
         Ok(ChatRequest {
             body,
@@ -115,6 +147,7 @@ impl ChatRequest {
             messages,
             offers_tools,
             offers_functions,
+            asked,
             edits,
             insert_at,
         })
@@ -170,6 +203,11 @@ impl ChatRequest {
     /// Whether it names tools.
     pub fn offers_tools(&self) -> bool {
         self.offers_tools
+    }
+
+    /// Fields of its answer that are not `OpenAI`'s and that it asks for by their own parameters.
+    pub fn asked_fields(&self) -> &[&'static str] {
+        &self.asked
     }
 
     /// Whether it names functions, the older form of tools.
@@ -319,6 +357,20 @@ mod tests {
         let request =
             parse(r#"{"model":"","messages":[],"stream_options":{"include_usage":true}}"#).unwrap();
         assert_eq!((request.model(), request.stream(), request.wants_usage()), (None, false, true));
+    }
+
+    #[test]
+    fn requests_ask_for_foreign_fields_by_their_parameters() {
+        for (more, want) in [
+            ("", [].as_slice()),
+            (r#","metadata":{"return_token_ids":true}"#, &[]),
+            (r#","return_token_ids":false,"prompt_logprobs":null"#, &[]),
+            (r#","return_token_ids":true"#, &["token_ids", "prompt_token_ids"]),
+            (r#","prompt_logprobs":0,"timings_per_token":true"#, &["prompt_logprobs", "timings"]),
+        ] {
+            let body = format!("{{\"messages\":[]{more}}}");
+            assert_eq!(parse(&body).unwrap().asked_fields(), want, "{body}");
+        }
     }
 
     #[test]

@@ -48,9 +48,8 @@ impl Exchange {
     }
 
     fn rules(&self) -> (FieldRules, TextRules) {
-        let body = self.request.to_string();
-        let chat = ChatRequest::parse(Bytes::from(body.clone())).unwrap();
-        let foreign = Foreign::Go { asked: fields::asked(body.as_bytes()) };
+        let chat = ChatRequest::parse(Bytes::from(self.request.to_string())).unwrap();
+        let foreign = Foreign::Go { asked: chat.asked_fields().to_vec() };
         let thinking = Some(Thinking { format: ThinkFormat::Extract, opener: Opener::Unknown });
         let fields = FieldRules { reasoning: ReasoningField::Reasoning, foreign };
         (fields, TextRules { offered: offered(&chat), thinking })
