@@ -154,9 +154,7 @@ impl MultipartScan {
             self.state = State::Epilogue;
             return Ok(true);
         }
-        let Some(end) = memmem::find(&self.rest, b"\r\n") else {
-            return if self.rest.len() > MAX_HEAD { Err(self.broken()) } else { Ok(false) };
-        };
+        let Some(end) = self.head_ends(b"\r\n")? else { return Ok(false) };
         if !self.rest[..end].iter().all(|b| matches!(b, b' ' | b'\t')) {
             return Err(self.broken());
         }
@@ -166,10 +164,18 @@ impl MultipartScan {
         Ok(true)
     }
 
+    /// Where a head ends; `None`: more is to come. One that is too long is so however it comes.
+    fn head_ends(&self, mark: &[u8]) -> Result<Option<usize>, ApiError> {
+        let most = MAX_HEAD + mark.len();
+        let found = memmem::find(&self.rest[..self.rest.len().min(most)], mark);
+        if found.is_none() && self.rest.len() >= most {
+            return Err(self.broken());
+        }
+        Ok(found)
+    }
+
     fn head(&mut self) -> Result<bool, ApiError> {
-        let Some(end) = memmem::find(&self.rest, b"\r\n\r\n") else {
-            return if self.rest.len() > MAX_HEAD { Err(self.broken()) } else { Ok(false) };
-        };
+        let Some(end) = self.head_ends(b"\r\n\r\n")? else { return Ok(false) };
         let head = String::from_utf8_lossy(&self.rest[..end]).into_owned();
         let name = field_name(&head).map_err(|why| {
             let at = self.place(0);

@@ -3,8 +3,8 @@
 #
 # Makes or reuses what setup.sh makes (the first time 3 GB are downloaded), starts the daemon on a free
 # port of 127.0.0.1 with two tiny models, runs check.py, stops the daemon, and looks for anything that
-# is left of an engine; then faults.py. Takes six to nine minutes. Exit status: 0 all checks pass, 1 not, 2 something is
-# missing. IMAGEWORKS_REAL_DIR moves the environment; KEEP=1 keeps the logs.
+# is left of an engine; then policies.py and faults.py. Takes eight to fourteen minutes. Exit status: 0 all
+# checks pass, 1 not, 2 something is missing. IMAGEWORKS_REAL_DIR moves the environment; KEEP=1 keeps the logs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -153,6 +153,8 @@ else
     echo "ok      the state file is gone"
 fi
 
-# Faults, with daemons of their own.
+# Policies and faults, with daemons of their own.
+"$python" "$here/policies.py" --daemon "$daemon" --venv "$venv" --models "$base/models" --node "$base/node" \
+    --templates "$root/chat_templates" --port "$port" || checked=1
 "$python" "$here/faults.py" --daemon "$daemon" --venv "$venv" --models "$base/models" --port "$port" || checked=1
 exit "$checked"

