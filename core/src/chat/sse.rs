@@ -26,6 +26,14 @@ pub enum Found {
 #[error("one event of the backend's stream is larger than {MAX_EVENT_BYTES} bytes")]
 pub struct EventTooLarge;
 
+/// Makes JSON one line of data: between its tokens a line end is as good as a space, and within its
+/// strings there is none.
+pub fn in_one_line(json: &mut [u8]) {
+    if memchr2(b'\n', b'\r', json).is_some() {
+        json.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    }
+}
+
 /// Cuts a byte stream into events, wherever the chunks are cut.
 #[derive(Debug)]
 pub struct Splitter {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::chunk::{Choice, Chunk, Facts};
 use super::edits::{Edit, splice};
 use super::fields::{self, FieldRules};
-use super::sse::{EventTooLarge, Found, Payload, Splitter, is_error_event};
+use super::sse::{self, EventTooLarge, Found, Payload, Splitter, is_error_event};
 use super::tool_calls::{TextRules, ToolCallStream, Turned};
 use super::usage::Usage;
 
@@ -253,7 +253,7 @@ impl ChatStream {
             Turned::Into(json) => Verdict::Change(vec![self.anew(json, event)]),
             Turned::Stays => match (rewritten, &self.fields) {
                 (Some(data), _) => {
-                    let pieces = self.own_event(&Bytes::from(data));
+                    let pieces = self.own_event(data);
                     Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
                 }
                 (None, Some(rules)) if facts.reasoning || (facts.foreign && rules.removes()) => {
@@ -280,13 +280,15 @@ impl ChatStream {
 
     /// An event that was written anew, instead of another.
     fn anew(&self, json: String, event: &[u8]) -> Edit {
-        Edit { place: 0..event.len(), pieces: self.own_event(&Bytes::from(json)) }
+        Edit { place: 0..event.len(), pieces: self.own_event(json.into_bytes()) }
     }
 
     /// An event of our own making.
-    fn own_event(&self, data: &Bytes) -> Vec<Bytes> {
-        let edits = self.fields.as_ref().map(|rules| fields::edits(data, rules));
-        let changed = splice(data, edits.unwrap_or_default());
+    fn own_event(&self, mut data: Vec<u8>) -> Vec<Bytes> {
+        sse::in_one_line(&mut data);
+        let data = Bytes::from(data);
+        let edits = self.fields.as_ref().map(|rules| fields::edits(&data, rules));
+        let changed = splice(&data, edits.unwrap_or_default());
         [vec![Bytes::from_static(b"data: ")], changed, vec![Bytes::from_static(b"\n\n")]].concat()
     }
 
@@ -294,7 +296,7 @@ impl ChatStream {
     /// answer with an error of his own sends it first.
     pub fn rest_of_text(&mut self) -> Vec<Bytes> {
         let rest = self.text.as_mut().and_then(|text| text.rest());
-        rest.map(|rest| self.own_event(&Bytes::from(rest))).unwrap_or_default()
+        rest.map(|rest| self.own_event(rest.into_bytes())).unwrap_or_default()
     }
 
     /// An event that ends the answer: what is held goes before it.
@@ -319,10 +321,9 @@ fn change_fields(payload: &Payload, data: &[u8], event: &[u8], rules: &FieldRule
         }
         return Verdict::Change(edits);
     }
-    // Data of several lines becomes one: between the tokens of JSON a line end is as good as a space.
     let data = Bytes::copy_from_slice(data);
     let mut line = splice(&data, edits).concat();
-    line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    sse::in_one_line(&mut line);
     let pieces = vec![Bytes::from_static(b"data: "), line.into(), Bytes::from_static(b"\n\n")];
     Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
 }

@@ -3,6 +3,7 @@
 //! Owns: the steps and their limits. Must never do: I/O, or hold more than the pixels that are allowed.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use fast_image_resize::images::Image;
@@ -56,7 +57,10 @@ impl ImageJob {
     pub fn run(&self) -> Scaled {
         let stays = Scaled::Stays { bytes: data_uri::decoded_len(&self.url) };
         let Some(bytes) = data_uri::decode(&self.url) else { return stays };
-        let Some(jpeg) = scale(&bytes, &self.rules) else { return stays };
+        // The decoders are others' work, and some panic at files that are made to harm: such a file is one
+        // that nobody can decode.
+        let scaled = catch_unwind(AssertUnwindSafe(|| scale(&bytes, &self.rules)));
+        let Some(jpeg) = scaled.ok().flatten() else { return stays };
         let url = Bytes::from(data_uri::jpeg(&jpeg));
         Scaled::Anew { url, bytes: jpeg.len() as u64 }
     }

@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use super::answer::{self, Chunk, ChunkChoice, Said, Usage};
 use super::line::{End, Line, Nonsense};
-use crate::chat::sse::MAX_EVENT_BYTES;
+use crate::chat::sse::{MAX_EVENT_BYTES, in_one_line};
 use crate::chat::stream::DONE;
 
 /// One streamed answer on its way through.
@@ -174,8 +174,11 @@ impl Head {
         let object = "chat.completion.chunk";
         let chunk = Chunk { id, object, created: *created, model, choices, usage };
         out.extend_from_slice(b"data: ");
+        let start = out.len();
         // Writing to memory does not fail.
         let _ = serde_json::to_writer(&mut *out, &chunk);
+        // Some values go over as they came.
+        in_one_line(&mut out[start..]);
         out.extend_from_slice(b"\n\n");
     }
 }
