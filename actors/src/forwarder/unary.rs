@@ -99,6 +99,9 @@ fn harmonised(request: &Request<'_>, body: Bytes) -> Bytes {
     let rules = &request.prepared.answer;
     let anew = if rules.text.is_empty() { None } else { tool_calls::whole(&body, &rules.text) };
     let body = anew.map_or(body, Bytes::from);
+    if !fields::concern(&body, &rules.fields) {
+        return body;
+    }
     let edits = fields::edits(&body, &rules.fields);
     if edits.is_empty() { body } else { splice(&body, edits).concat().into() }
 }

@@ -176,8 +176,7 @@ fn unary(times: u32) -> Result<(), String> {
         "prompt_logprobs": null, "prompt_token_ids": null});
     let (body, rules) = (Bytes::from(body.to_string()), usual_fields());
     for _ in 0..times {
-        let edits = chat_proxy_core::chat::fields::edits(&body, &rules);
-        black_box(chat_proxy_core::chat::edits::splice(&body, edits));
+        black_box(chat_proxy_core::chat::fields::concern(&body, &rules));
         black_box(chat_proxy_core::chat::unary::summarize(&body));
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem;
 
+use super::chunk::Chunk;
 use super::edits::Edit;
 use crate::json::Walker;
 
@@ -121,6 +122,15 @@ impl<'a> Member<'a> {
         let start = name.as_ptr() as usize - data.as_ptr() as usize;
         let is_null = &data[value.clone()] == b"null";
         Member { name, key: start - 1..start + name.len() + 1, value, is_null }
+    }
+}
+
+/// Whether anything follows from the rules for an answer in one piece: a walk that allocates nothing, for
+/// most answers need no change.
+pub fn concern(answer: &[u8], rules: &FieldRules) -> bool {
+    match Chunk::read(answer, |_| {}) {
+        Chunk::Object(facts) => facts.reasoning || (facts.foreign && rules.removes()),
+        Chunk::Done | Chunk::Other => false,
     }
 }
 
@@ -353,6 +363,21 @@ mod tests {
         ] {
             let around = |inner: &str| format!(r#"{{"choices":[{{"message":{inner}}}]}}"#);
             assert_eq!(changed(&around(came), ReasoningContent), around(left));
+        }
+    }
+
+    #[test]
+    fn rules_concern_what_they_change() {
+        let foreign = Foreign::Go { asked: Vec::new() };
+        let rules = FieldRules { reasoning: ReasoningField::Both, foreign };
+        for (answer, concerned) in [
+            (r#"{"choices":[{"message":{"content":"reasoning"},"stop_reason":null}]}"#, false),
+            (r#"{"choices":[{"message":{"reasoning":"a"}}]}"#, true),
+            (r#"{"choices":[{"message":{},"stop_reason":7}]}"#, true),
+            ("no json", false),
+        ] {
+            assert_eq!(concern(answer.as_bytes(), &rules), concerned, "{answer}");
+            assert_eq!(!edits(answer.as_bytes(), &rules).is_empty(), concerned, "{answer}");
         }
     }
 
