@@ -30,6 +30,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// may still be refused.
 pub(super) async fn foresee(shared: &Shared, prepared: &Prepared) -> Result<(), ApiError> {
     let (found, turns) = (&prepared.found, &shared.turns);
+    if prepared.who.only_there {
+        // What it asks for may have gone: then it follows, and is not refused.
+        return Ok(());
+    }
     let refusal = match &found.placement {
         Placement::SinglePort(launch) => {
             let tenant = Tenant::Vllm(launch.clone());

@@ -49,20 +49,20 @@ pub(super) async fn apply(
         return Some((request, reply));
     };
     let required = template::require(shared, prepared, &mut reply, transcript).await;
-    let ((), mut reply) = patience::settled(required, reply, transcript)?;
+    let ((), reply) = patience::settled(required, reply, transcript)?;
     let facts = found.entry().facts(reported_vision(shared, found));
     let planned = Ok(policy::plan(&chat, &facts, &shared.settings.policies));
-    let (planned, reply_again) = patience::settled(planned, reply, transcript)?;
-    reply = reply_again;
+    let (planned, mut reply) = patience::settled(planned, reply, transcript)?;
     let images = planned.images();
     let sees = facts.vision == Some(true);
     let scaled = if images.is_empty() {
         Ok(Ok(BTreeMap::new()))
     } else {
-        // Images cost: not for those who are refused anyway.
-        let foreseen = entrance::foresee(shared, prepared).await;
-        ((), reply) = patience::settled(Ok(foreseen), reply, transcript)?;
-        let scaling = shared.turns.scaler.scale(chat.body(), &images, found.entry(), sees);
+        let scaling = async {
+            // Images cost: not for those who are refused anyway.
+            entrance::foresee(shared, prepared).await?;
+            shared.turns.scaler.scale(chat.body(), &images, found.entry(), sees).await
+        };
         let state = "images are scaled";
         patience::wait(shared, prepared.stream, state, scaling, &mut reply, transcript).await
     };

@@ -63,7 +63,8 @@ fn refusal(model: &str, why: &str) -> ApiError {
     ApiError::new(Code::TemplateRequired, format!("{model} has no chat template: {why}"))
         .param("model")
         .hint(format!(
-            "put one into the template directory as {model}.jinja, name one in the entry's \
-             chat_template.path, or set require_template = false"
+            "put one into the template directory as {model}.jinja, or name one in the entry's \
+             chat_template.path; say \"chat_template\": {{\"source\": \"embedded\"}} if its server brings \
+             one along; or set require_template = false"
         ))
 }
