@@ -51,6 +51,12 @@ impl Templates {
     /// Looks at all places, best first. Blocking.
     pub fn find(&self, places: &TemplatePlaces) -> Found {
         let found = self.search(places);
+        let gone =
+            places.named.as_ref().filter(|named| found != Found::Missing && !named.is_file());
+        // Where nothing else is found, whoever asked is told.
+        if let Some(named) = gone {
+            tracing::warn!(model = %places.model, path = %named.display(), "the chat template that the entry names is not there; another one is used");
+        }
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         if found == Found::Missing {
             seen.remove(&places.model);
@@ -62,12 +68,9 @@ impl Templates {
 
     fn search(&self, places: &TemplatePlaces) -> Found {
         let file = |path: &Option<PathBuf>| path.clone().filter(|path| path.is_file());
-        if let Some(named) = file(&places.named) {
-            if let Some(found) = self.in_file(places, &named) {
-                return found;
-            }
-        } else if let Some(named) = &places.named {
-            tracing::warn!(model = %places.model, path = %named.display(), "the chat template that the entry names is not there");
+        let named = file(&places.named).and_then(|named| self.in_file(places, &named));
+        if let Some(found) = named {
+            return found;
         }
         let beside = places.files.as_ref().and_then(directory_of);
         if let Some(found) = beside.and_then(|directory| self.in_directory(places, &directory)) {

@@ -2,21 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::daemon::entry;
-use crate::support::{Ask, Daemon, Reply, Setup, Upstream};
-
-fn says(role: &str, content: Value) -> Value {
-    json!({"role": role, "content": content})
-}
-
-/// A daemon with one entry, `tiny-a`, that says this too.
-fn daemon(upstream: &Upstream, more: Value) -> Setup {
-    let mut model = entry("tiny-a", upstream);
-    for (key, value) in more.as_object().expect("an object") {
-        model[key] = value.clone();
-    }
-    Setup::new().entry(model)
-}
+use crate::policies::{daemon, says};
+use crate::support::{Ask, Daemon, Reply, Upstream};
 
 /// Thoughts as today's engines write them, streamed and not.
 fn thinking(stream: bool) -> Upstream {

@@ -19,12 +19,12 @@ fn text(text: &str) -> Value {
     json!({"type": "text", "text": text})
 }
 
-fn says(role: &str, content: Value) -> Value {
+pub(crate) fn says(role: &str, content: Value) -> Value {
     json!({"role": role, "content": content})
 }
 
 /// A daemon with one entry, `tiny-a`, that says this too.
-fn daemon(upstream: &Upstream, more: Value) -> Setup {
+pub(crate) fn daemon(upstream: &Upstream, more: Value) -> Setup {
     let mut model = entry("tiny-a", upstream);
     for (key, value) in more.as_object().expect("an object") {
         model[key] = value.clone();

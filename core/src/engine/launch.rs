@@ -94,8 +94,6 @@ impl Launch {
         let host = bare_host(config.host.as_deref().unwrap_or(&rules.host));
         let endpoint = Endpoint::local(&reachable(&host), rules.port)
             .map_err(|e| format!("`backend_config.host` {host:?}: {e}"))?;
-        let paths = [&config.model_path, &entry.download_path];
-        let source = paths.into_iter().flatten().next().map_or(entry.served_id(), String::as_str);
         let extra = without_managed(&config.extra_args);
         let own = |flag: &str| extra.iter().any(|arg| is_flag(arg, flag));
         let mut arguments = Vec::new();
@@ -121,7 +119,7 @@ impl Launch {
             model: ModelName::from(entry.name.as_str()),
             served_id: entry.served_id().to_owned(),
             command: rules.command.clone(),
-            source: source.to_owned(),
+            source: entry.source().to_owned(),
             arguments,
             template,
             environment,

@@ -79,15 +79,14 @@ impl ModelLimits {
         who: &Asker,
         arrived: Moment,
     ) -> Entered {
+        if let Some(refusal) = self.would_refuse(model) {
+            return Entered::Refused(refusal);
+        }
         let line = self.models.entry(model.clone()).or_default();
         if line.inside < self.rules.at_once {
             line.inside += 1;
             line.served.note(who.client);
             return Entered::In;
-        }
-        if self.waiting >= self.rules.max_waiting {
-            let retry_after = line.empties_in(self.rules.at_once);
-            return Entered::Refused(Refusal::QueueFull { waiting: self.waiting, retry_after });
         }
         let bound = match who.class {
             Class::Interactive => self.rules.interactive_bound,
@@ -103,8 +102,10 @@ impl ModelLimits {
     pub fn would_refuse(&self, model: &ModelName) -> Option<Refusal> {
         let line = self.models.get(model)?;
         let full = line.inside >= self.rules.at_once && self.waiting >= self.rules.max_waiting;
-        let retry_after = || line.empties_in(self.rules.at_once);
-        full.then(|| Refusal::QueueFull { waiting: self.waiting, retry_after: retry_after() })
+        full.then(|| Refusal::QueueFull {
+            waiting: self.waiting,
+            retry_after: line.empties_in(self.rules.at_once),
+        })
     }
 
     /// Somebody who was in leaves, having stayed for so long; answers who is in instead.

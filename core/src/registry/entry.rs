@@ -240,6 +240,12 @@ impl Entry {
         })
     }
 
+    /// What an engine is told to load: where the files are, else the name that its backend knows.
+    pub fn source(&self) -> &str {
+        let paths = [&self.backend_config.model_path, &self.download_path];
+        paths.into_iter().flatten().next().map_or(self.served_id(), String::as_str)
+    }
+
     /// Whether a deployment profile shows it; an empty name is every profile.
     pub fn belongs_to(&self, deployment: &str) -> bool {
         deployment.is_empty()

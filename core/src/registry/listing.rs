@@ -18,6 +18,7 @@ use super::layers::Layer;
 use super::ollama::OllamaModel;
 use super::resolve::normalize;
 use super::snapshot::{Snapshot, preference};
+use super::template::{TOKENIZER_CONFIG, candidates};
 use activity::STOPPED;
 pub use activity::{Activity, EngineActivity, OllamaActivity, OllamaTag};
 
@@ -274,14 +275,10 @@ fn templates(entry: &Entry, places: &Places<'_>) -> Vec<String> {
     let named = entry.chat_template.path.as_ref().map(|path| template_dir.join(path));
     found.extend(named.into_iter().filter(|path| disk.exists(path)));
     if let Some(dir) = &entry.download_path {
-        let is_template = |name: &String| {
-            let extension = Path::new(name).extension().unwrap_or_default();
-            extension == "jinja" || (extension == "json" && name.starts_with("chat_template"))
-        };
-        let mut names: Vec<String> =
-            disk.names(Path::new(dir)).into_iter().filter(is_template).collect();
-        names.sort();
-        found.extend(names.iter().map(|name| Path::new(dir).join(name)));
+        let names = disk.names(Path::new(dir));
+        // What stands inside of a tokenizer's settings is not looked for here: that is thousands of files.
+        let own = candidates(&names).into_iter().filter(|name| *name != TOKENIZER_CONFIG);
+        found.extend(own.map(|name| Path::new(dir).join(name)));
     }
     let by_name = format!("{}.jinja", entry.name);
     if places.by_name.contains(&by_name) {

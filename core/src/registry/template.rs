@@ -84,8 +84,6 @@ impl Template {
 impl ModelFiles {
     fn of(entry: &Entry, rules: &EngineRules) -> ModelFiles {
         let config = &entry.backend_config;
-        let paths = [&config.model_path, &entry.download_path];
-        let source = paths.into_iter().flatten().next().map_or(entry.served_id(), String::as_str);
         let variable = |name: &str| match config.env.get(name) {
             Some(value) => value.clone(),
             None => rules.env.get(name).cloned(),
@@ -93,7 +91,7 @@ impl ModelFiles {
         let hub = variable("HF_HUB_CACHE")
             .map(PathBuf::from)
             .or_else(|| Some(Path::new(&variable("HF_HOME")?).join("hub")));
-        ModelFiles { source: source.to_owned(), hub, cwd: rules.cwd.clone() }
+        ModelFiles { source: entry.source().to_owned(), hub, cwd: rules.cwd.clone() }
     }
 
     /// The directory in the hub's cache that holds all versions of the model, if its name can be one

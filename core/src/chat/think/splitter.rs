@@ -160,7 +160,7 @@ impl ThinkSplitter {
             return false;
         }
         let end = if self.held.starts_with("\r\n") { 2 } else { 1 };
-        if self.held[..].starts_with('\n') || end == 2 {
+        if self.held.starts_with('\n') || end == 2 {
             self.put(end, Part::Mark, out);
         }
         self.state = State::In(inner);
@@ -191,7 +191,6 @@ impl ThinkSplitter {
     fn unsure(&mut self, said: usize, out: &mut Vec<Part>) -> bool {
         match self.search(&[CLOSE, OPEN]) {
             Found::Tag { at, closes: true } => {
-                // The mark comes first to be told, so that all before it is known to be settled.
                 let inner = line_end_before(&self.held, at);
                 self.put(inner, Part::Unsure, out);
                 out.push(Part::Settled(true));
