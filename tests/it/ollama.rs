@@ -235,6 +235,8 @@ fn a_remote_image_is_fetched_where_that_is_allowed() {
 #[test]
 fn a_client_that_leaves_is_told_to_ollama() {
     let ollama = Ollama::start(MODELS, &[]);
+    // A song ends where the context does: at full speed that may be before the client has gone.
+    ollama.order(json!({"on": "/api/chat", "fault": {"delay_token_ms": 10}}));
     let daemon = daemon(&ollama);
     let sing = json!({"stream": true, "messages": [{"role": "user", "content": "sing"}]});
     let mut client = ask("tiny-a", sing).open(daemon.addr());
