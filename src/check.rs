@@ -5,45 +5,34 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use chat_proxy_actors::registry;
-use chat_proxy_core::config::{KEYS, Loaded, Origin, Problem, Stage};
+use chat_proxy_core::config::{KEYS, Loaded, Problem};
 use chat_proxy_core::registry::Snapshot;
 
 use crate::http::Guard;
-use crate::settings;
+use crate::settings::{self, Profiled, Source};
 use crate::terminal::say;
 
 /// Loads everything and says what is wrong; 0 if nothing is.
 pub(crate) fn check_config() -> ExitCode {
-    let loaded = match settings::from_process() {
-        Ok(loaded) => loaded,
+    let source = match settings::source() {
+        Ok(source) => source,
         Err(problems) => {
             complain(&problems);
             return ExitCode::FAILURE;
         }
     };
-    let out = &mut io::stdout();
+    let (out, loaded) = (&mut io::stdout(), &source.loaded);
     for warning in &loaded.warnings {
         say(out, &format!("warning: {warning}"));
     }
-    for (origin, key) in later_keys(&loaded) {
-        let note = "is kept, but what it governs is not part of this version yet";
-        say(out, &format!("note: {origin}: {key} {note}"));
-    }
-    let keys = check_keys(&loaded);
-    if check_registry(&loaded, out) && keys {
+    let keys = check_keys(loaded);
+    let profiled = check_profiles(&source, out);
+    if check_registry(loaded, profiled.as_ref(), out) && keys && profiled.is_some() {
         say(out, "configuration: good");
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Keys that somebody set and that do nothing yet, with where: better said than found out.
-pub(crate) fn later_keys(loaded: &Loaded) -> impl Iterator<Item = (&Origin, &'static str)> {
-    KEYS.iter().filter(|spec| spec.stage == Stage::Later).filter_map(|spec| {
-        let origin = loaded.origins.get(spec.name).filter(|origin| **origin != Origin::Default)?;
-        Some((origin, spec.name))
-    })
 }
 
 /// API keys whose secret cannot be had stop the start: so they are a problem here.
@@ -57,8 +46,31 @@ fn check_keys(loaded: &Loaded) -> bool {
     }
 }
 
-fn check_registry(loaded: &Loaded, out: &mut dyn Write) -> bool {
-    match registry::inspect(&settings::registry(&loaded.settings)) {
+/// Profiles, and which of them hold here.
+fn check_profiles(source: &Source, out: &mut dyn Write) -> Option<Profiled> {
+    let loaded = &source.loaded;
+    match settings::profiled(loaded, &source.path, settings::gpus(&loaded.settings)) {
+        Ok(profiled) => {
+            let (profile, reason) = (&profiled.chosen.profile.name, &profiled.chosen.reason);
+            let deployment = &loaded.settings.profiles.deployment;
+            say(out, &format!("profiles: {deployment}, {profile} ({reason})"));
+            Some(profiled)
+        }
+        Err(problems) => {
+            for problem in problems {
+                say(&mut io::stderr(), &format!("error: {problem}"));
+            }
+            None
+        }
+    }
+}
+
+fn check_registry(loaded: &Loaded, profiled: Option<&Profiled>, out: &mut dyn Write) -> bool {
+    let rules = match profiled {
+        Some(profiled) => settings::registry_with(&loaded.settings, profiled),
+        None => settings::registry(&loaded.settings),
+    };
+    match registry::inspect(&rules) {
         Ok(view) => {
             let problems = view.snapshot.problems();
             for problem in problems {
@@ -110,8 +122,8 @@ pub(crate) fn print_config() -> ExitCode {
             section = spec.section;
             say(out, &format!("\n[{section}]"));
         }
-        let value = loaded.values.get(spec.name).cloned().flatten();
-        let value = value.unwrap_or_else(|| "(unset)".to_owned());
+        let value = loaded.values.get(spec.name).filter(|value| !value.is_null());
+        let value = value.map_or_else(|| "(unset)".to_owned(), ToString::to_string);
         let origin = loaded.origins.get(spec.name).map_or_else(String::new, ToString::to_string);
         say(out, &format!("{:<32} {value:<34} # {origin}", format!("{} =", spec.name)));
     }

@@ -1,16 +1,18 @@
 //! Arguments into programs, outcomes into exit codes.
 //!
-//! Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration (`EX_CONFIG` of sysexits.h).
+//! Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration (`EX_CONFIG` of sysexits.h);
+//! `imageworks-models` has more, see [`models_cli`].
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::terminal::say;
-use crate::{check, demo, serve, settings, sweep};
+use crate::{check, demo, models_cli, serve, settings, sweep};
 
 /// Bad configuration.
 pub(crate) const BAD_CONFIGURATION: u8 = 78;
@@ -50,8 +52,17 @@ enum Program {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Print the JSON Schema of the settings file, for editors and tools.
+    ConfigSchema,
     /// Print the JSON Schema of registry files, for editors and tools.
     RegistrySchema,
+    /// See and steer the models of a running daemon: `imageworks-models`; see `models --help`.
+    #[command(disable_help_flag = true)]
+    Models {
+        /// The verb, and what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// A simulated engine that speaks vLLM's HTTP surface; see `sim-engine --help`.
     #[command(disable_help_flag = true)]
     SimEngine {
@@ -62,6 +73,9 @@ enum Program {
 }
 
 pub(crate) fn run() -> ExitCode {
+    if is_called(models_cli::NAME) {
+        return models_cli::run(models_cli::NAME, std::env::args_os().skip(1));
+    }
     let cli = Cli::parse();
     match cli.program.unwrap_or(Program::Serve) {
         Program::Serve => serve_program(),
@@ -81,36 +95,47 @@ pub(crate) fn run() -> ExitCode {
                 }
             }
         }
+        Program::ConfigSchema => {
+            say(&mut io::stdout(), &format!("{:#}", chat_proxy_core::config::schema()));
+            ExitCode::SUCCESS
+        }
         Program::RegistrySchema => {
             say(&mut io::stdout(), &format!("{:#}", chat_proxy_core::registry::schema::schema()));
             ExitCode::SUCCESS
+        }
+        Program::Models { args } => {
+            models_cli::run("imageworks-chat-proxy models", args.into_iter())
         }
         Program::SimEngine { args } => sim_engine::run(args.into_iter()),
     }
 }
 
+/// Whether the program was called by this name, which a link to it may have.
+fn is_called(name: &str) -> bool {
+    let called = std::env::args_os().next().unwrap_or_default();
+    Path::new(&called).file_name() == Some(OsStr::new(name))
+}
+
 fn serve_program() -> ExitCode {
     start_log("info,notify=error");
-    let loaded = match settings::from_process() {
-        Ok(loaded) => loaded,
+    let source = match settings::source() {
+        Ok(source) => source,
         Err(problems) => {
             check::complain(&problems);
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
+    let loaded = &source.loaded;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    for (origin, key) in check::later_keys(&loaded) {
-        tracing::warn!(%origin, key, "this setting is kept, but what it governs is not part of this version yet");
-    }
-    let outcome = actix_rt::System::new().block_on(serve::run(loaded.settings, serve::signals));
+    let outcome = actix_rt::System::new().block_on(serve::run(source, serve::signals));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut io::stderr(), &format!("imageworks-chat-proxy: {error}"));
             match error {
-                serve::ServeError::Keys(_) => ExitCode::from(BAD_CONFIGURATION),
+                serve::ServeError::Keys(_) | serve::ServeError::Profiles(_) => ExitCode::from(BAD_CONFIGURATION),
                 _ => ExitCode::FAILURE,
             }
         }

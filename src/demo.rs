@@ -18,6 +18,7 @@ use sim_engine::{Engine, Fault, Handle, Ollama, Options, Order as FaultOrder};
 use tokio::sync::mpsc;
 
 use crate::serve::{self, Order, Ready};
+use crate::settings::Source;
 use crate::terminal::say;
 
 /// How long a simulated engine loads: long enough to be seen, short enough to be waited for.
@@ -164,7 +165,8 @@ fn write_registry(home: &Path, relayed: &Handle) -> io::Result<()> {
     std::fs::write(home.join("model_registry.curated.json"), format!("{registry:#}\n"))
 }
 
-fn settings(home: &Path, ollama: SocketAddr) -> Result<config::Settings, TourError> {
+fn settings(home: &Path, ollama: SocketAddr) -> Result<Source, TourError> {
+    let path = home.join("chat_proxy.toml");
     let files = Files::of(home);
     let program = std::env::current_exe()?;
     // Free now; the daemon would name whoever took it before its first engine does.
@@ -180,11 +182,12 @@ fn settings(home: &Path, ollama: SocketAddr) -> Result<config::Settings, TourErr
         quoted(&files.state),
         quoted(&program)
     );
-    let input = Input { file: Some(("demo settings".to_owned(), text)), env: Vec::new() };
+    let input = Input { file: Some((path.display().to_string(), text.clone())), env: Vec::new() };
     let loaded = config::load(&input).map_err(|problems| {
         failed("settings", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
-    Ok(loaded.settings)
+    std::fs::write(&path, &text)?;
+    Ok(Source { loaded, path, env: Vec::new() })
 }
 
 /// A path as TOML has it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use socket2::{Domain, Socket, Type};
 
 /// Where a daemon with `port = 0` says which port it took.
-const PORT_FILE: &str = "_staging/chat_proxy.port";
+pub(crate) const PORT_FILE: &str = "_staging/chat_proxy.port";
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]

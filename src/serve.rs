@@ -25,12 +25,13 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use chat_proxy_actors::autostart::left_over;
+use chat_proxy_actors::config::ReloadConfig;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::guard::Role;
 use chat_proxy_actors::process::children;
 use chat_proxy_actors::registry::Reload;
 use chat_proxy_core::autostart::Adapter;
-use chat_proxy_core::config::Settings;
+use chat_proxy_core::config::{Problem, Settings};
 use chat_proxy_core::engine::lifecycle::LifecycleRules;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,8 +40,9 @@ use tracing_actix_web::TracingLogger;
 use crate::http::{self, AppState};
 use crate::life::Life;
 use crate::listen::{self, ListenError};
+use crate::live::LiveSettings;
 use crate::lock::{LockError, OwnerLock};
-use crate::settings;
+use crate::settings::{self, Profiled, Source};
 use crate::wiring::{self, House};
 
 /// actix-web measures this timeout by a clock that it reads twice a second.
@@ -70,6 +72,8 @@ pub(crate) enum ServeError {
     Streams { path: String, error: io::Error },
     #[error("{0}")]
     Keys(String),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Profiles(Vec<Problem>),
     #[error("the HTTP server failed: {0}")]
     Server(io::Error),
     #[error("metrics cannot be set up: {0}")]
@@ -84,12 +88,15 @@ pub(crate) enum ServeError {
     Unwatched,
 }
 
+/// Reading the settings again takes no longer.
+const RELOAD: Duration = Duration::from_secs(30);
+
 /// What the outside asks of a running daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// End; a second one cuts, or kills, at once.
     Stop,
-    /// Read the registry again.
+    /// Read settings and registry again.
     Reload,
 }
 
@@ -105,9 +112,6 @@ struct Daemon {
     house: House,
     log_thread: Arbiter,
     server: ServerHandle,
-    drain_timeout: Duration,
-    /// How long the engine's end may take.
-    engine_budget: Duration,
     /// And that of services.
     services_budget: Duration,
     /// The engine is left to the next daemon.
@@ -119,16 +123,19 @@ struct Daemon {
 }
 
 /// Serves until told to stop. `orders` is started when everything is up.
-pub(crate) async fn run<F>(settings: Settings, orders: F) -> Result<(), ServeError>
+pub(crate) async fn run<F>(source: Source, orders: F) -> Result<(), ServeError>
 where
     F: FnOnce(Ready) -> Result<mpsc::Receiver<Order>, ServeError>,
 {
+    let settings = source.loaded.settings.clone();
     let any_port = settings.server.port == 0;
     let listeners = listen::bind(&settings.server.host, settings.server.port)?;
     let addrs: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
     let guard = http::Guard::new(&settings).map_err(ServeError::Keys)?;
     let directory = Directory::default();
-    let log = wiring::open_log(&settings, &directory)?;
+    let profiled = profiled(&source).await?;
+    let live = LiveSettings::new(&settings, guard, profiled);
+    let log = wiring::open_log(&live, &directory)?;
     let state_path = Path::new(&settings.vllm.vllm_state_path);
     let single_port = settings.vllm.vllm_single_port;
     let lock = single_port.then(|| OwnerLock::take(state_path)).transpose()?;
@@ -137,22 +144,18 @@ where
         tracing::warn!(%error, "what engines leave behind may stay a zombie, or unknown");
     }
     let log_thread = Arbiter::new();
-    let house = wiring::build(&settings, directory, log, &log_thread, services.is_some())?;
+    let house = wiring::build(source, live, directory, log, &log_thread, services.is_some())?;
     let life = Life::begin();
-    let drain_timeout = settings.server.drain_timeout_s.get();
-    let rules = settings::lifecycle(&settings);
     let keep_engine = settings.server.keep_backends_on_exit;
     let stop_timeout = settings.autostart.autostart_stop_timeout_s.get();
     let services_budget = stop_timeout + settings::KILL_GRACE + SWEEP_GRACE;
-    let state = AppState::new(settings, guard, &house, life.clone());
+    let state = AppState::new(&settings, &house, life.clone());
     let server = http_server(state, listeners)?;
     let daemon = Daemon {
         life,
         house,
         log_thread,
         server: server.handle(),
-        drain_timeout,
-        engine_budget: engine_budget(&rules),
         services_budget,
         keep_engine,
         lock,
@@ -162,6 +165,18 @@ where
     let orders = orders(Ready { addrs: addrs.clone() })?;
     announce(&addrs, any_port)?;
     daemon.until_stopped(server, orders).await
+}
+
+/// Looks for GPUs and reads the profiles, where that may block.
+async fn profiled(source: &Source) -> Result<Profiled, ServeError> {
+    let (loaded, path) = (source.loaded.clone(), source.path.clone());
+    let work = move || settings::profiled(&loaded, &path, settings::gpus(&loaded.settings));
+    let profiled = actix_rt::task::spawn_blocking(work).await;
+    let profiled = profiled.map_err(|error| ServeError::Server(io::Error::other(error)))?;
+    let profiled = profiled.map_err(ServeError::Profiles)?;
+    let (profile, reason) = (&profiled.chosen.profile.name, &profiled.chosen.reason);
+    tracing::info!(profile, reason, gpus = profiled.gpus.note, "hardware profile");
+    Ok(profiled)
 }
 
 /// The right to the services of this directory. A daemon that has none itself leaves them to whoever
@@ -191,7 +206,7 @@ pub(crate) fn engine_budget(rules: &LifecycleRules) -> Duration {
 }
 
 fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, ServeError> {
-    let server_settings = state.settings.server.clone();
+    let server_settings = state.settings().server.clone();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let per_worker = (server_settings.max_connections as usize).div_ceil(workers);
     let write_timeout = server_settings.client_write_timeout_s.limit();
@@ -268,12 +283,31 @@ impl Daemon {
         outcome
     }
 
+    /// How long the engine's end may take.
+    fn engine_budget(&self) -> Duration {
+        engine_budget(&settings::lifecycle(&self.house.live.all.load()))
+    }
+
+    /// Settings, and with them the registry, which is read again in any case.
     fn reload(&self) {
+        let config = self.house.directory.port(|book| book.config.clone());
         let registry = self.house.directory.port(|book| book.registry.clone());
-        if let Err(error) = registry.tell(Reload) {
-            // Its successor reads the files in any case.
-            tracing::warn!(%error, "the registry's reader is being rebuilt");
-        }
+        actix_rt::spawn(async move {
+            let again = match config.ask(ReloadConfig, RELOAD).await {
+                // It has been told, and the registry with it.
+                Ok(Ok(_)) => return,
+                // Told by whoever read them.
+                Ok(Err(_)) => registry.tell(Reload),
+                Err(error) => {
+                    tracing::warn!(%error, "the settings were not read again");
+                    registry.tell(Reload)
+                }
+            };
+            if let Err(error) = again {
+                // Its successor reads the files in any case.
+                tracing::warn!(%error, "the registry's reader is being rebuilt");
+            }
+        });
     }
 }
 

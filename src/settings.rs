@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_proxy_actors::forwarder::ForwardSettings;
+use chat_proxy_actors::gpus::{Detection, Probe};
 use chat_proxy_actors::logger::LogSettings;
-use chat_proxy_actors::registry::RegistrySettings;
+use chat_proxy_actors::ollama::OllamaBounds;
+use chat_proxy_actors::registry::{RegistrySettings, RoleRules};
 use chat_proxy_actors::templates::Templates;
+use chat_proxy_actors::vllm_supervisor::SupervisorBounds;
 use chat_proxy_core::autostart::Plan;
 use chat_proxy_core::config::{self, Input, KeySecret, Loaded, Problem, Seconds, Settings};
 use chat_proxy_core::engine::EngineRules;
@@ -16,6 +19,7 @@ use chat_proxy_core::engine::lifecycle::{BreakerRules, LifecycleRules};
 use chat_proxy_core::engine::probing::ProbeRules;
 use chat_proxy_core::gpu::model_limits::LimitRules;
 use chat_proxy_core::gpu::{ClassRules, GpuBudget, SchedulerRules};
+use chat_proxy_core::profiles::{self, Chosen, Profiles};
 use chat_proxy_core::registry::listing::ListingRules;
 use chat_proxy_core::registry::ollama::{Sharing, keep_alive, shared_server};
 use chat_proxy_core::registry::{Endpoint, EndpointRules, OllamaRules, Rules};
@@ -36,12 +40,30 @@ pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// A busy one may be late, and none is stopped for that.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads file and environment. A file that the variable names must exist; the default one need not.
-pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
+/// Settings, and what they were read from, to be read again.
+pub(crate) struct Source {
+    pub(crate) loaded: Loaded,
+    pub(crate) path: PathBuf,
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// The file that the environment names, or the default one.
+fn file_name() -> (Option<String>, String) {
     let named = std::env::var(FILE_VARIABLE).ok().filter(|name| !name.trim().is_empty());
     let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.to_owned());
+    (named, path)
+}
+
+/// Reads file and environment. A file that the variable names must exist; the default one need not.
+pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
+    source().map(|source| source.loaded)
+}
+
+/// The same, and where it was read from.
+pub(crate) fn source() -> Result<Source, Vec<Problem>> {
+    let (named, path) = file_name();
     let file = match std::fs::read_to_string(&path) {
-        Ok(text) => Some((path, text)),
+        Ok(text) => Some((path.clone(), text)),
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             let place = if named.is_some() { format!("{FILE_VARIABLE}={path}") } else { path };
@@ -49,8 +71,8 @@ pub(crate) fn from_process() -> Result<Loaded, Vec<Problem>> {
         }
     };
     let (env, mut problems) = environment();
-    match config::load(&Input { file, env }) {
-        Ok(loaded) if problems.is_empty() => Ok(loaded),
+    match config::load(&Input { file, env: env.clone() }) {
+        Ok(loaded) if problems.is_empty() => Ok(Source { loaded, path: path.into(), env }),
         Ok(_) => Err(problems),
         Err(more) => {
             problems.extend(more);
@@ -76,7 +98,99 @@ fn environment() -> (Vec<(String, String)>, Vec<Problem>) {
     (env, problems)
 }
 
-/// The registry's part.
+/// Profiles, the GPUs, and what was chosen by them.
+#[derive(Debug, Clone)]
+pub(crate) struct Profiled {
+    pub(crate) profiles: Profiles,
+    pub(crate) chosen: Chosen,
+    pub(crate) gpus: Detection,
+    /// Its fixtures are listed.
+    pub(crate) include_test_models: bool,
+    /// Named ones hold where settings say nothing else.
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) idle_unload: Option<Duration>,
+}
+
+/// The file of profiles: beside the settings'.
+pub(crate) fn profiles_path(settings_file: &Path) -> PathBuf {
+    settings_file.with_file_name("deployment_profiles.toml")
+}
+
+/// Which GPUs there are, as engines would see them. Blocking: a driver may take its time.
+pub(crate) fn gpus(settings: &Settings) -> Detection {
+    const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+    let visible = settings.vllm.vllm_env.get(VISIBLE).cloned();
+    Probe::new(visible.or_else(|| std::env::var(VISIBLE).ok())).detect()
+}
+
+/// Reads the profiles, and chooses. Blocking.
+pub(crate) fn profiled(
+    loaded: &Loaded,
+    settings_file: &Path,
+    gpus: Detection,
+) -> Result<Profiled, Vec<Problem>> {
+    let path = profiles_path(settings_file);
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(vec![Problem { place: name, message: error.to_string() }]),
+    };
+    let profiles = Profiles::load(text.as_deref().map(|text| (name.as_str(), text)))?;
+    let wanted = &loaded.settings.profiles;
+    let wrong = |key: &str, unknown: &dyn std::fmt::Display| {
+        let place = loaded.origins.get(key).map_or_else(|| key.to_owned(), ToString::to_string);
+        Problem { place, message: format!("{key}: {unknown}") }
+    };
+    let deployment = profiles.deployment(&wanted.deployment);
+    let chosen = profiles::choose(&profiles, &wanted.profile, &gpus.gpus);
+    let (deployment, chosen) = match (deployment, chosen) {
+        (Ok(deployment), Ok(chosen)) => (deployment, chosen),
+        (deployment, chosen) => {
+            let problems = [
+                deployment.err().map(|unknown| wrong("deployment", &unknown)),
+                chosen.err().map(|unknown| wrong("profile", &unknown)),
+            ];
+            return Err(problems.into_iter().flatten().collect());
+        }
+    };
+    let open = |key: &str| loaded.origins.get(key) == Some(&config::Origin::Default);
+    let named = chosen.manual_override;
+    let timeout = chosen.profile.autostart_timeout;
+    let grace = chosen.profile.grace_period.filter(|grace| !grace.is_zero());
+    Ok(Profiled {
+        include_test_models: deployment.include_test_models,
+        start_timeout: timeout.filter(|_| named && open("vllm_start_timeout_s")),
+        idle_unload: grace.filter(|_| named && open("idle_unload_s")),
+        profiles,
+        chosen,
+        gpus,
+    })
+}
+
+/// What the registry is read by, with the profiles' part.
+pub(crate) fn registry_with(settings: &Settings, profiled: &Profiled) -> RegistrySettings {
+    let mut registry = registry(settings);
+    registry.listing.include_test_models |= profiled.include_test_models;
+    if let Some(timeout) = profiled.start_timeout {
+        registry.rules.endpoints.engine.start_timeout = timeout;
+    }
+    let (profiles, hardware) = (profiled.profiles.clone(), profiled.chosen.profile.clone());
+    registry.roles = Arc::new(RoleRules { profiles, hardware });
+    registry
+}
+
+/// The arbiter's bounds, with the profiles' part.
+pub(crate) fn scheduler_with(settings: &Settings, profiled: &Profiled) -> SchedulerRules {
+    let rules = scheduler(settings);
+    SchedulerRules {
+        budget: profiled.chosen.budget(),
+        idle_unload: rules.idle_unload.or(profiled.idle_unload),
+        ..rules
+    }
+}
+
+/// The registry's part, without that of profiles.
 pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
     let server = &settings.server;
     RegistrySettings {
@@ -97,6 +211,7 @@ pub(crate) fn registry(settings: &Settings) -> RegistrySettings {
             suppress_decorations: settings.general.suppress_decorations,
             template_dir: PathBuf::from(&server.template_dir),
         },
+        roles: Arc::default(),
     }
 }
 
@@ -132,12 +247,12 @@ pub(crate) fn own_ollama(settings: &Settings) -> Option<Endpoint> {
 
 /// The forwarders' part.
 pub(crate) fn forward(settings: &Settings) -> ForwardSettings {
-    ForwardSettings::of(settings, Arc::new(autostart(settings)), class_rules(settings))
+    ForwardSettings::of(settings, Arc::new(autostart(settings)), Arc::new(class_rules(settings)))
 }
 
 /// What is background work without saying so; a rule that is none was refused at the load.
-pub(crate) fn class_rules(settings: &Settings) -> Arc<ClassRules> {
-    Arc::new(ClassRules::read(&settings.scheduler.background_rules).unwrap_or_default())
+pub(crate) fn class_rules(settings: &Settings) -> ClassRules {
+    ClassRules::read(&settings.scheduler.background_rules).unwrap_or_default()
 }
 
 /// Places at models that no scheduler places; `None`: as many as come.
@@ -213,6 +328,26 @@ pub(crate) fn probes(settings: &Settings) -> ProbeRules {
     }
 }
 
+/// The supervisor's bounds.
+pub(crate) fn supervisor(settings: &Settings) -> SupervisorBounds {
+    SupervisorBounds {
+        rules: lifecycle(settings),
+        silence: settings.vllm.vllm_health_timeout_s.limit(),
+        probes: probes(settings),
+        keep_logs: settings.logging.max_log_files,
+        max_log_bytes: settings.vllm.vllm_log_max_bytes,
+    }
+}
+
+/// Ollama's bounds.
+pub(crate) fn ollama_bounds(settings: &Settings) -> OllamaBounds {
+    OllamaBounds {
+        load_timeout: settings.ollama.ollama_load_timeout_s.limit(),
+        stop_timeout: settings.ollama.ollama_stop_timeout_s.get(),
+        allow_cpu: settings.ollama.ollama_allow_cpu_fallback,
+    }
+}
+
 /// The arbiter's bounds.
 pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
     let scheduler = &settings.scheduler;
@@ -233,7 +368,6 @@ pub(crate) fn scheduler(settings: &Settings) -> SchedulerRules {
         lease_wait: scheduler.lease_wait,
         lease_drain: scheduler.lease_drain_timeout_s.limit(),
         beside_ollama: settings.ollama.ollama_shares_gpu != "never",
-        // What fits is not known before hardware profiles say so.
         budget: GpuBudget::default(),
     }
 }

@@ -12,6 +12,7 @@ use actix::Actor;
 use chat_proxy_actors::autostart::messages::StopAll;
 use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Preload, Switch, left_over};
 use chat_proxy_actors::guard::{Guard, Role};
+use chat_proxy_actors::live::Live;
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::port::Port;
 use chat_proxy_actors::process::identity;
@@ -131,15 +132,11 @@ async fn end(settings: &Settings, state_path: &Path) -> Result<Ended, String> {
     let rules = settings::lifecycle(settings);
     let budget = serve::engine_budget(&rules);
     let parts = SupervisorParts {
-        rules,
+        bounds: Live::new(settings::supervisor(settings)),
         state_path: state_path.to_owned(),
         port: settings.vllm.vllm_port,
-        silence: None,
-        probes: settings::probes(settings),
         pulse: chat_proxy_actors::permits::Pulse::default(),
         templates: settings::templates(),
-        keep_logs: settings.logging.max_log_files,
-        max_log_bytes: settings.vllm.vllm_log_max_bytes,
         ends_all: true,
         secrets: settings::secret_variables(settings),
         registry: chat_proxy_actors::registry::RegistryView::default(),

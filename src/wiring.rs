@@ -12,13 +12,15 @@ use std::time::Duration;
 use actix::{Actor, Arbiter};
 use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Switch};
 use chat_proxy_actors::clock;
+use chat_proxy_actors::config::{ConfigActor, ConfigParts, ConfigState};
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::events::EventBus;
-use chat_proxy_actors::forwarder::{ForwarderFactory, Scaler, ScalingRules, Turns};
+use chat_proxy_actors::forwarder::{ForwarderFactory, Scaler, Turns};
 use chat_proxy_actors::gpu_arbiter::{ArbiterParts, GpuArbiter};
 use chat_proxy_actors::guard::{Ending, Guard, Role};
 use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::limits::Limits;
+use chat_proxy_actors::live::Live;
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
 use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
 use chat_proxy_actors::ollama::by_hand::ByHand;
@@ -36,12 +38,19 @@ use chat_proxy_core::registry::Placement;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 
+use crate::live::{LiveSettings, Reached};
 use crate::serve::ServeError;
-use crate::settings;
+use crate::settings::{self, Source};
 
 /// What the rest of the daemon needs of the actors.
 pub(crate) struct House {
     pub(crate) directory: Directory,
+    /// The settings in force, part by part.
+    pub(crate) live: LiveSettings,
+    /// The same as file and environment say them.
+    pub(crate) config: Live<ConfigState>,
+    /// The settings file.
+    pub(crate) config_path: PathBuf,
     pub(crate) ledger: Arc<PermitLedger>,
     pub(crate) registry: RegistryView,
     /// Who finds chat templates.
@@ -64,34 +73,37 @@ pub(crate) struct House {
 
 /// Opens the request log; nobody writes it yet.
 pub(crate) fn open_log(
-    settings: &Settings,
+    live: &LiveSettings,
     directory: &Directory,
 ) -> Result<LogHandle, ServeError> {
     LogHandle::new(
-        &settings::log(settings),
+        live.log.clone(),
         directory.port(|book| book.logger.clone()),
         directory.port(|book| book.logger.clone()),
     )
-    .map_err(|error| ServeError::Log { path: settings.server.log_path.clone(), error })
+    .map_err(|error| ServeError::Log { path: live.log.load().path.display().to_string(), error })
 }
 
 /// Makes everything and starts the actors: the log writer on its thread, the others on this one.
 pub(crate) fn build(
-    settings: &Settings,
+    source: Source,
+    live: LiveSettings,
     directory: Directory,
     log: LogHandle,
     log_thread: &Arbiter,
     owns_services: bool,
 ) -> Result<House, ServeError> {
     let (hopeless_in, hopeless) = mpsc::channel(1);
-    let house = lasting(settings, directory, &log, hopeless)?;
+    let settings = &live.all.load();
+    let house = lasting(&source, live, directory, &log, hopeless)?;
     let directory = &house.directory;
     let services = services(settings, &house, owns_services);
     let mut factories = HashMap::from([
-        (Role::Logger, logger(log, settings, log_thread, directory)),
+        (Role::Logger, logger(log, log_thread, directory)),
         (Role::Metrics, rolling_view(directory)),
-        (Role::Registry, registry_reader(settings, &house)),
-        (Role::Arbiter, gpu_arbiter(arbiter(settings, &house), directory)),
+        (Role::Registry, registry_reader(&house)),
+        (Role::Config, config(source, &house)),
+        (Role::Arbiter, gpu_arbiter(arbiter(&house), directory)),
         (Role::Ollama, ollama(asker(settings, &house), directory)),
         (Role::Autostart, autostart(services, directory)),
         (Role::Vllm, vllm(supervisor(settings, &house), directory)),
@@ -107,11 +119,13 @@ pub(crate) fn build(
 
 /// What outlives the actors.
 fn lasting(
-    settings: &Settings,
+    source: &Source,
+    live: LiveSettings,
     directory: Directory,
     log: &LogHandle,
     hopeless: mpsc::Receiver<Role>,
 ) -> Result<House, ServeError> {
+    let (loaded, settings) = (&source.loaded, &source.loaded.settings);
     let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
     let rolling = directory.port(|book| book.metrics.clone());
     let rolling = settings.server.enable_metrics.then_some(rolling);
@@ -132,12 +146,21 @@ fn lasting(
         ledger: ledger.clone(),
         leases: leases.clone(),
         limits: limits.clone(),
-        scaler: Scaler::new(ScalingRules::of(settings)),
+        scaler: Scaler::new(live.scaling.clone()),
         templates: templates.clone(),
     };
-    let forwarders = ForwarderFactory::new(settings::forward(settings), registry.clone(), turns);
+    let forwarders = ForwarderFactory::new(live.forward.clone(), registry.clone(), turns);
+    let config = Live::new(ConfigState {
+        loaded: loaded.clone(),
+        pending: Vec::new(),
+        problems: Vec::new(),
+        beside: std::fs::read_to_string(settings::profiles_path(&source.path)).ok(),
+    });
     Ok(House {
         directory,
+        live,
+        config,
+        config_path: source.path.clone(),
         ledger,
         registry,
         templates,
@@ -153,10 +176,10 @@ fn lasting(
     })
 }
 
-fn arbiter(settings: &Settings, house: &House) -> ArbiterParts {
+fn arbiter(house: &House) -> ArbiterParts {
     let (directory, cutting) = (&house.directory, house.forwarders.clone());
     ArbiterParts {
-        rules: settings::scheduler(settings),
+        rules: house.live.scheduler.clone(),
         ledger: house.ledger.clone(),
         goals: directory.port(|book| book.vllm.clone()),
         announce: directory.port(|book| book.vllm.clone()),
@@ -196,10 +219,10 @@ fn milliseconds(unix_seconds: f64) -> u64 {
     (unix_seconds * 1000.0) as u64
 }
 
-fn logger(log: LogHandle, settings: &Settings, thread: &Arbiter, directory: &Directory) -> Factory {
-    let (settings, thread) = (settings::log(settings), thread.handle());
+fn logger(log: LogHandle, thread: &Arbiter, directory: &Directory) -> Factory {
+    let thread = thread.handle();
     Factory::new(directory, move |guard: Guard, _| {
-        let writer = log.writer(settings.clone(), guard);
+        let writer = log.writer(guard);
         LoggerActor::start_in_arbiter(&thread, |_| writer)
     })
 }
@@ -208,15 +231,32 @@ fn rolling_view(directory: &Directory) -> Factory {
     Factory::new(directory, |guard, _| MetricsActor::new(guard).start())
 }
 
-fn registry_reader(settings: &Settings, house: &House) -> Factory {
-    let (settings, metrics) = (settings::registry(settings), house.metrics.clone());
+fn registry_reader(house: &House) -> Factory {
+    let (settings, metrics) = (house.live.registry.clone(), house.metrics.clone());
     let (view, events) = (house.registry.clone(), house.events.clone());
+    let hears = house.directory.port(|book| book.arbiter.clone());
     Factory::new(&house.directory, move |guard, again| {
         let actor =
             RegistryActor::new(settings.clone(), metrics.clone(), events.clone(), &view, guard);
+        let actor = actor.heard_by(hears.clone());
         // Its successor looks in its own time: the view of its predecessor still stands.
         if again { actor.start() } else { actor.having_read().start() }
     })
+}
+
+/// Who reads and writes the settings file.
+fn config(source: Source, house: &House) -> Factory {
+    let (live, reached) = (house.live.clone(), Reached::of(house));
+    let parts = ConfigParts {
+        beside: settings::profiles_path(&source.path),
+        path: source.path.clone(),
+        env: Arc::new(source.env),
+        state: house.config.clone(),
+        prepare: Arc::new(move |loaded| live.prepare(loaded, &source.path, &reached)),
+        events: house.events.clone(),
+        turn: Arc::default(),
+    };
+    Factory::new(&house.directory, move |guard, _| ConfigActor::new(parts.clone(), guard).start())
 }
 
 fn gpu_arbiter(parts: ArbiterParts, directory: &Directory) -> Factory {
@@ -233,9 +273,7 @@ fn asker(settings: &Settings, house: &House) -> OllamaParts {
     let directory = &house.directory;
     OllamaParts {
         own: settings::own_ollama(settings),
-        load_timeout: settings.ollama.ollama_load_timeout_s.limit(),
-        stop_timeout: settings.ollama.ollama_stop_timeout_s.get(),
-        allow_cpu: settings.ollama.ollama_allow_cpu_fallback,
+        bounds: house.live.ollama.clone(),
         gpu_here: chat_proxy_actors::ollama::gpu_here(),
         registry: house.registry.clone(),
         vacated: directory.port(|book| book.arbiter.clone()),
@@ -277,7 +315,7 @@ fn services(settings: &Settings, house: &House, owns: bool) -> AutostartParts {
 
 /// Activates or loads an entry, as somebody would by hand.
 async fn entry_by_hand(hands: ByHand, view: RegistryView, name: String) -> Result<(), ApiError> {
-    let placement = view.load().snapshot.resolve(&name)?.1.clone();
+    let placement = view.load().resolve(&name)?.1.clone();
     match placement {
         Placement::SinglePort(launch) => hands.activate(&launch.into()).await,
         Placement::Ollama(model) => hands.load(&model).await,
@@ -296,17 +334,12 @@ fn vllm(parts: SupervisorParts, directory: &Directory) -> Factory {
 
 fn supervisor(settings: &Settings, house: &House) -> SupervisorParts {
     let directory = &house.directory;
-    let silence: Option<Duration> = settings.vllm.vllm_health_timeout_s.limit();
     SupervisorParts {
-        rules: settings::lifecycle(settings),
+        bounds: house.live.supervisor.clone(),
         state_path: PathBuf::from(&settings.vllm.vllm_state_path),
         port: settings.vllm.vllm_port,
-        silence,
-        probes: settings::probes(settings),
         pulse: house.ledger.pulse(),
         templates: house.templates.clone(),
-        keep_logs: settings.logging.max_log_files,
-        max_log_bytes: settings.vllm.vllm_log_max_bytes,
         ends_all: false,
         secrets: settings::secret_variables(settings),
         registry: house.registry.clone(),

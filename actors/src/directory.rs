@@ -11,6 +11,7 @@ use actix::{Actor, Addr, Handler, Message};
 use arc_swap::ArcSwap;
 
 use crate::autostart::AutostartActor;
+use crate::config::ConfigActor;
 use crate::gpu_arbiter::GpuArbiter;
 use crate::logger::LoggerActor;
 use crate::metrics::MetricsActor;
@@ -34,6 +35,8 @@ pub struct Book {
     pub autostart: Option<Addr<AutostartActor>>,
     /// Has the rolling view.
     pub metrics: Option<Addr<MetricsActor>>,
+    /// Reads and writes the settings file.
+    pub config: Option<Addr<ConfigActor>>,
     /// Writes the request log.
     pub logger: Option<Addr<LoggerActor>>,
 }

@@ -92,6 +92,16 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// The settings changed, or could not be changed.
+    Config {
+        /// Keys whose value in force is another one.
+        applied: Vec<&'static str>,
+        /// Keys that have another value in file or environment; they need a restart.
+        restart: Vec<&'static str>,
+        /// Why the newest file is not in force, if so.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
     /// The daemon takes no more requests and will end.
     Draining {
         /// Requests that run.
@@ -122,6 +132,7 @@ impl Event {
             Event::Service { .. } => "service",
             Event::Lease { .. } => "lease",
             Event::Registry { .. } => "registry",
+            Event::Config { .. } => "config",
             Event::Draining { .. } => "draining",
         }
     }

@@ -25,11 +25,13 @@ pub enum Role {
     Ollama,
     /// `AutostartActor`
     Autostart,
+    /// `ConfigActor`
+    Config,
 }
 
 impl Role {
     /// Every role, in the order of their start.
-    pub const ALL: [Role; 7] = [
+    pub const ALL: [Role; 8] = [
         Role::Logger,
         Role::Metrics,
         Role::Registry,
@@ -37,6 +39,7 @@ impl Role {
         Role::Vllm,
         Role::Ollama,
         Role::Autostart,
+        Role::Config,
     ];
 
     /// The word for it, in logs and metrics.
@@ -49,6 +52,7 @@ impl Role {
             Role::Vllm => "vllm",
             Role::Ollama => "ollama",
             Role::Autostart => "autostart",
+            Role::Config => "config",
         }
     }
 }

@@ -4,17 +4,21 @@
 //! `chat-proxy-core`. Actors that all workers share are started once; the [`forwarder`] is started
 //! once per HTTP worker thread, because its client and its streams never leave that thread.
 
+pub mod artifacts;
 pub mod autostart;
-mod client;
+pub mod client;
 pub mod clock;
+pub mod config;
 mod digest;
 pub mod directory;
 pub mod events;
 pub mod forwarder;
 pub mod gpu_arbiter;
+pub mod gpus;
 pub mod guard;
 pub mod lease;
 pub mod limits;
+pub mod live;
 pub mod logger;
 pub mod metrics;
 pub mod ollama;
@@ -32,3 +36,4 @@ pub mod templates;
 mod testing;
 pub mod transcript;
 pub mod vllm_supervisor;
+mod watch;

@@ -24,7 +24,7 @@ const COME_BACK: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Limits {
     inner: Option<Mutex<Inner>>,
-    max_waiting: usize,
+    max_waiting: AtomicUsize,
     /// How many wait for the end of a lease.
     kept_out: AtomicUsize,
 }
@@ -70,7 +70,16 @@ impl Limits {
             let core = ModelLimits::new(rules);
             Mutex::new(Inner { core, tickets: 0, told: HashMap::new() })
         });
+        let max_waiting = AtomicUsize::new(max_waiting);
         Arc::new(Limits { inner, max_waiting, kept_out: AtomicUsize::new(0) })
+    }
+
+    /// Other bounds, from now on. Whether there is a limit at all is decided once.
+    pub fn change(&self, rules: Option<LimitRules>, max_waiting: usize) {
+        self.max_waiting.store(max_waiting, Ordering::SeqCst);
+        if let (Some(mut inner), Some(rules)) = (self.inner(), rules) {
+            inner.core.change(rules);
+        }
     }
 
     /// Asks for a place. `arrived`: when the request came.
@@ -99,7 +108,7 @@ impl Limits {
     pub fn wait_for_a_lease(self: &Arc<Self>) -> Result<KeptOut, Refusal> {
         let waiting = self.kept_out.fetch_add(1, Ordering::SeqCst);
         let counted = KeptOut(self.clone());
-        if waiting < self.max_waiting {
+        if waiting < self.max_waiting.load(Ordering::SeqCst) {
             return Ok(counted);
         }
         Err(Refusal::QueueFull { waiting, retry_after: COME_BACK })

@@ -17,6 +17,7 @@ use actix::{Actor, Context, Handler, Message};
 use chat_proxy_core::telemetry::record::Record;
 
 use crate::guard::Guard;
+use crate::live::Live;
 use crate::port::{NoAnswer, Port};
 use crate::rotation;
 
@@ -47,15 +48,14 @@ pub struct LogHandle {
     flush: Port<Flush>,
 }
 
-#[derive(Default)]
 struct Shared {
+    settings: Live<LogSettings>,
     queue: Mutex<VecDeque<Waiting>>,
     waiting_bytes: AtomicUsize,
     /// The last waking found nobody.
     unheard: AtomicBool,
     written: AtomicU64,
     dropped: AtomicU64,
-    log_prompts: bool,
 }
 
 /// A record that is to be written.
@@ -68,19 +68,25 @@ impl LogHandle {
     /// Opens the log once, so that a wrong path stops the start; the writer is started by
     /// [`LogHandle::writer`].
     pub fn new(
-        settings: &LogSettings,
+        settings: Live<LogSettings>,
         wake: Port<Wake>,
         flush: Port<Flush>,
     ) -> io::Result<LogHandle> {
-        open(&settings.path)?;
-        let shared = Arc::new(Shared { log_prompts: settings.log_prompts, ..Shared::default() });
+        open(&settings.load().path)?;
+        let shared = Arc::new(Shared {
+            settings,
+            queue: Mutex::default(),
+            waiting_bytes: AtomicUsize::default(),
+            unheard: AtomicBool::default(),
+            written: AtomicU64::default(),
+            dropped: AtomicU64::default(),
+        });
         Ok(LogHandle { shared, wake, flush })
     }
 
     /// The writer, to be started on a thread of its own.
-    pub fn writer(&self, settings: LogSettings, guard: Guard) -> LoggerActor {
+    pub fn writer(&self, guard: Guard) -> LoggerActor {
         LoggerActor {
-            settings,
             shared: self.shared.clone(),
             file: None,
             failing: false,
@@ -111,7 +117,7 @@ impl LogHandle {
 
     /// Whether conversations are to be put into records.
     pub fn keeps_prompts(&self) -> bool {
-        self.shared.log_prompts
+        self.shared.settings.load().log_prompts
     }
 
     /// Waits until everything handed over before has been written.
@@ -158,15 +164,14 @@ pub struct FlushReport {
 
 /// See the module.
 pub struct LoggerActor {
-    settings: LogSettings,
     shared: Arc<Shared>,
-    file: Option<Live>,
+    file: Option<OpenFile>,
     failing: bool,
     _guard: Guard,
 }
 
 /// The open file and what we know of it.
-struct Live {
+struct OpenFile {
     file: File,
     inode: u64,
     size: u64,
@@ -195,7 +200,7 @@ impl LoggerActor {
             Err(error) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    let path = self.settings.path.display().to_string();
+                    let path = self.shared.settings.load().path.display().to_string();
                     tracing::error!(%error, path, "the request log cannot be written; requests go on without it");
                 }
             }
@@ -205,14 +210,15 @@ impl LoggerActor {
     fn append(&mut self, record: &mut Record) -> io::Result<()> {
         record.ts = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let line = record.to_line()?;
+        let settings = self.shared.settings.load();
         let mut live = match self.file.take() {
-            Some(live) if live.is_still_at(&self.settings.path) => live,
+            Some(live) if live.is_still_at(&settings.path) => live,
             // Somebody moved or removed it: a new one takes its place.
-            _ => open(&self.settings.path)?,
+            _ => open(&settings.path)?,
         };
-        if live.size > 0 && live.size + line.len() as u64 > self.settings.max_bytes {
-            rotation::rotate(&self.settings.path, self.settings.max_files)?;
-            live = open(&self.settings.path)?;
+        if live.size > 0 && live.size + line.len() as u64 > settings.max_bytes {
+            rotation::rotate(&settings.path, settings.max_files)?;
+            live = open(&settings.path)?;
         }
         write_whole(&mut live, &line)?;
         self.file = Some(live);
@@ -227,14 +233,14 @@ impl LoggerActor {
     }
 }
 
-impl Live {
+impl OpenFile {
     fn is_still_at(&self, path: &Path) -> bool {
         std::fs::metadata(path).is_ok_and(|meta| meta.ino() == self.inode)
     }
 }
 
 /// Writes a line or nothing: what a full disk took of it is cut off again.
-fn write_whole(live: &mut Live, line: &[u8]) -> io::Result<()> {
+fn write_whole(live: &mut OpenFile, line: &[u8]) -> io::Result<()> {
     match live.file.write_all(line) {
         Ok(()) => {
             live.size += line.len() as u64;
@@ -247,13 +253,13 @@ fn write_whole(live: &mut Live, line: &[u8]) -> io::Result<()> {
     }
 }
 
-fn open(path: &Path) -> io::Result<Live> {
+fn open(path: &Path) -> io::Result<OpenFile> {
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent)?;
     }
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let meta = file.metadata()?;
-    Ok(Live { file, inode: meta.ino(), size: meta.len() })
+    Ok(OpenFile { file, inode: meta.ino(), size: meta.len() })
 }
 
 impl Actor for LoggerActor {

@@ -1,9 +1,11 @@
 //! The log of a program that we started, an engine or a service: opened anew for each start,
 //! shortened while it runs, read at its end.
 //!
-//! Owns: its rotation before a start and during a run, its last lines, and the way from its tail
-//! to the telling line. Must never do: stand between the program and the file.
+//! Owns: its rotation before a start and during a run, its last lines, reading it on as it is
+//! written, and the way from its tail to the telling line. Must never do: stand between the
+//! program and the file.
 
+mod follow;
 mod shorten;
 mod tail;
 
@@ -16,6 +18,7 @@ use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_k
 
 use crate::rotation;
 
+pub use follow::{Follower, Step};
 pub(crate) use shorten::shorten;
 use tail::tail;
 
@@ -39,13 +42,30 @@ pub(crate) fn open(path: &Path, keep: u32) -> io::Result<File> {
     options.create(true).append(true);
     // A pipe that nobody reads would block the open for ever, and one that somebody reads the
     // program.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = options.custom_flags(nonblocking).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
+    let file = options.custom_flags(nonblocking()).open(path)?;
+    is_regular(&file)?;
     rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)?;
     Ok(file)
+}
+
+fn nonblocking() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+}
+
+fn is_regular(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+}
+
+/// The file to be read, if it is there.
+fn open_to_read(path: &Path) -> io::Result<Option<File>> {
+    match File::options().read(true).custom_flags(nonblocking()).open(path) {
+        Ok(file) => is_regular(&file).map(|()| Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The line that tells why the program ended; `killed`: by a signal. Blocking.

@@ -51,7 +51,8 @@ listed!(
     crate::gpu_arbiter::GpuArbiter => arbiter,
     crate::vllm_supervisor::VllmSupervisor => vllm,
     crate::ollama::OllamaActor => ollama,
-    crate::autostart::AutostartActor => autostart
+    crate::autostart::AutostartActor => autostart,
+    crate::config::ConfigActor => config
 );
 
 impl Factory {
@@ -178,6 +179,7 @@ pub mod fault {
         crate::vllm_supervisor::VllmSupervisor,
         crate::ollama::OllamaActor,
         crate::autostart::AutostartActor,
+        crate::config::ConfigActor,
         crate::forwarder::ForwarderActor
     );
 }

@@ -146,7 +146,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The directory of a model's files: as it is named, or in the hub's cache.
-fn directory_of(files: &ModelFiles) -> Option<PathBuf> {
+pub(crate) fn directory_of(files: &ModelFiles) -> Option<PathBuf> {
     let named = match &files.cwd {
         Some(cwd) => cwd.join(&files.source),
         None => PathBuf::from(&files.source),

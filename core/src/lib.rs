@@ -4,6 +4,7 @@
 //! it looks. Must never do: I/O, read a clock, start a task, know actix or tokio. Time comes in as
 //! an argument; effects go out as values that the actors carry out.
 
+pub mod artifacts;
 pub mod autostart;
 pub mod chat;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod gpu;
 pub mod ids;
 pub mod json;
+pub mod profiles;
 pub mod registry;
 pub mod relay;
 pub mod telemetry;

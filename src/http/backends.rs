@@ -31,7 +31,7 @@ pub(super) async fn list(state: web::Data<AppState>) -> HttpResponse {
 async fn describe(state: &AppState) -> Result<Value, ApiError> {
     let gpu = gpu_status(state).await?;
     let mut backends = Vec::new();
-    if state.settings.vllm.vllm_single_port {
+    if state.settings().vllm.vllm_single_port {
         let engines = state.directory.port(|book| book.vllm.clone());
         backends.push(supervised(&ask(&engines, || GetEngine).await?, &gpu));
     }
@@ -49,7 +49,7 @@ async fn describe(state: &AppState) -> Result<Value, ApiError> {
     backends.extend(services.iter().filter_map(|(name, service)| service_line(name, service)));
     backends.extend(external(state));
     Ok(json!({
-        "backends": backends, "resident": resident, "queue": gpu.queue,
+        "backends": backends, "resident": resident, "queue": gpu.queue, "budget": gpu.budget,
         "infeasible_bounds": gpu.infeasible, "swaps": gpu.swaps,
     }))
 }
@@ -205,7 +205,7 @@ async fn give_order(
 /// The launch of a model that this daemon starts.
 pub(super) fn launch_of(state: &AppState, model: &str) -> Result<Arc<Launch>, ApiError> {
     let view = state.registry.load();
-    let (entry, placement) = view.snapshot.resolve(model)?;
+    let (entry, placement) = view.resolve(model)?;
     match placement {
         Placement::SinglePort(launch) => Ok(launch.clone()),
         _ => Err(ApiError::invalid(

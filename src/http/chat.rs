@@ -37,8 +37,8 @@ pub(super) async fn completions(
     state: web::Data<AppState>,
 ) -> HttpResponse {
     let arrival = Arrival::of(&request, &state, Dialect::Chat);
-    let max = state.settings.limits.max_body_bytes;
-    let stall = state.settings.server.client_header_timeout_s.limit();
+    let max = state.settings().limits.max_body_bytes;
+    let stall = state.settings().server.client_header_timeout_s.limit();
     let reading = body::read(&mut payload, request.headers(), max, stall, &state.budget);
     match arrival.read(&state, reading).await {
         Ok((arrival, (body, share))) => {
@@ -63,7 +63,7 @@ impl Arrival {
         let identity = request.extensions().get::<Identity>().cloned().unwrap_or_default();
         let running = state.life.enter();
         let audience = state.audience.clone();
-        let (class, refused) = match class(request.headers(), &state.class_rules) {
+        let (class, refused) = match class(request.headers(), &state.class_rules()) {
             Ok(class) => (class, None),
             Err(error) => (None, Some(error)),
         };
@@ -150,6 +150,8 @@ fn meta(request: &HttpRequest, identity: &Identity, class: Option<Class>) -> Req
         upstream_id: identity.upstream_id.clone(),
         user_agent: text("user-agent"),
         traceparent: text("traceparent"),
+        // Somebody tries whether the model sees, whatever its entry says.
+        probes_vision: text("x-imageworks-probe").is_some_and(|what| what == "vision"),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn registry(request: HttpRequest, state: web::Data<AppState>) -
         "display_names": snapshot.entries().iter().map(Entry::display).collect::<Vec<_>>(),
         "entries": entries,
         "layers": {
-            "directory": state.settings.server.registry_dir,
+            "directory": state.settings().server.registry_dir,
             "curated": {"modified": view.times.curated},
             "discovered": {"modified": view.times.discovered},
         },
@@ -76,6 +76,7 @@ mod fault {
             "registry" => book.registry.as_ref().map(|addr| addr.do_send(Explode)),
             "metrics" => book.metrics.as_ref().map(|addr| addr.do_send(Explode)),
             "logger" => book.logger.as_ref().map(|addr| addr.do_send(Explode)),
+            "config" => book.config.as_ref().map(|addr| addr.do_send(Explode)),
             "arbiter" => book.arbiter.as_ref().map(|addr| addr.do_send(Explode)),
             "vllm" => book.vllm.as_ref().map(|addr| addr.do_send(Explode)),
             "ollama" => book.ollama.as_ref().map(|addr| addr.do_send(Explode)),

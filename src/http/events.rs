@@ -38,7 +38,7 @@ pub(super) async fn stream(request: HttpRequest, state: web::Data<AppState>) -> 
         Ok(begin) => begin,
         Err(refusal) => return error::respond(&refusal),
     };
-    let heartbeat = state.settings.server.heartbeat_ms.limit().unwrap_or(USUAL_HEARTBEAT);
+    let heartbeat = state.settings().server.heartbeat_ms.limit().unwrap_or(USUAL_HEARTBEAT);
     let listener = Listener {
         bus: state.events.clone(),
         news: state.events.watch(),

@@ -34,6 +34,8 @@ pub(super) struct Identity {
     pub(super) trusted: bool,
     /// See [`Passed::admin`].
     pub(super) admin: bool,
+    /// It came with a key that is configured.
+    pub(super) keyed: bool,
 }
 
 /// The outermost middleware.
@@ -76,7 +78,7 @@ pub(crate) async fn front<B: MessageBody + 'static>(
 }
 
 fn listed_origin(request: &ServiceRequest) -> Option<String> {
-    request.app_data::<web::Data<AppState>>()?.guard.listed_origin(request.headers())
+    request.app_data::<web::Data<AppState>>()?.guard().listed_origin(request.headers())
 }
 
 /// A request for a model that is refused here gets its line in the request log all the same.
@@ -102,7 +104,7 @@ fn admit(request: &ServiceRequest) -> Result<Passed, ApiError> {
     let Some(state) = request.app_data::<web::Data<AppState>>() else {
         return Err(ApiError::new(Code::Internal, "the daemon is not wired up"));
     };
-    let passed = state.guard.check(request.method(), request.uri(), request.headers())?;
+    let passed = state.guard().check(request.method(), request.uri(), request.headers())?;
     let tells_state = matches!(request.path(), "/v1/healthz" | "/v1/health" | "/v1/readyz");
     if state.life.is_draining() && !tells_state {
         return Err(ApiError::new(Code::Draining, "the proxy is shutting down"));
@@ -114,6 +116,7 @@ fn identify(request: &ServiceRequest, request_id: &str, passed: Passed) -> Ident
     Identity {
         request_id: request_id.to_owned(),
         upstream_id: Uuid::new_v4().simple().to_string(),
+        keyed: passed.key.is_some(),
         client: passed.key.unwrap_or_else(|| address(request)),
         trusted: passed.trusted,
         admin: passed.admin,

@@ -166,26 +166,32 @@ impl Guard {
 
 impl Key {
     fn read(key: &ApiKey) -> Result<Key, String> {
-        let place = |what: &str| format!("API key {:?}: {what}", key.name);
         let admin = key.rights.contains(&Right::Admin);
-        let secret = match &key.secret {
-            KeySecret::Sha256(hash) => {
-                return Ok(Key { name: key.name.clone(), admin, hash: *hash });
-            }
-            KeySecret::Plain(text) => text.clone(),
-            KeySecret::Env(name) => std::env::var(name)
-                .map_err(|_| place(&format!("the variable {name} is not set")))?,
-            KeySecret::File(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|e| place(&format!("{path}: {e}")))?;
-                text.lines().next().unwrap_or_default().to_owned()
-            }
+        let hash = match &key.secret {
+            KeySecret::Sha256(hash) => *hash,
+            _ => Sha256::digest(secret_of(key)?.as_bytes()).into(),
         };
-        let secret = secret.trim();
-        if secret.is_empty() {
-            return Err(place("the secret is empty"));
+        Ok(Key { name: key.name.clone(), admin, hash })
+    }
+}
+
+/// The secret of a key, or why it cannot be had.
+pub(crate) fn secret_of(key: &ApiKey) -> Result<String, String> {
+    let place = |what: &str| format!("API key {:?}: {what}", key.name);
+    let secret = match &key.secret {
+        KeySecret::Sha256(_) => return Err(place("only its hash is known")),
+        KeySecret::Plain(text) => text.clone(),
+        KeySecret::Env(name) => {
+            std::env::var(name).map_err(|_| place(&format!("the variable {name} is not set")))?
         }
-        Ok(Key { name: key.name.clone(), admin, hash: Sha256::digest(secret.as_bytes()).into() })
+        KeySecret::File(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| place(&format!("{path}: {e}")))?;
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+    };
+    match secret.trim() {
+        "" => Err(place("the secret is empty")),
+        secret => Ok(secret.to_owned()),
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn readyz(request: HttpRequest, state: web::Data<AppState>) -> 
     }
     let details = trusted.then(|| json!({
         "models": view.snapshot.entries().len(),
+        "config_problems": state.config.load().problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "registry_error": view.error.as_ref().map(ToString::to_string),
         "skipped_entries": view.snapshot.problems().iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));

@@ -21,13 +21,18 @@ pub(super) fn admin(request: &HttpRequest) -> Result<(), ApiError> {
         .hint("give the key rights = [\"chat\", \"admin\"]"))
 }
 
+/// Whether a configured key stands behind the right, and not only that nobody needs one.
+pub(super) fn has_admin_key(request: &HttpRequest) -> bool {
+    request.extensions().get::<Identity>().is_some_and(|who| who.admin && who.keyed)
+}
+
 /// The order in a request's body; an empty body is an empty order.
 pub(super) async fn order<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: &mut web::Payload,
     state: &AppState,
 ) -> Result<T, ApiError> {
-    let stall = state.settings.server.client_header_timeout_s.limit();
+    let stall = state.settings().server.client_header_timeout_s.limit();
     let read = body::read(payload, request.headers(), MAX_BODY, stall, &state.budget).await;
     let (bytes, _share) = match read {
         Ok(read) => read,

@@ -54,7 +54,7 @@ async fn summarize(state: &AppState) -> Result<Value, ApiError> {
 }
 
 fn enabled(state: &AppState) -> Result<(), ApiError> {
-    if state.settings.server.enable_metrics {
+    if state.settings().server.enable_metrics {
         return Ok(());
     }
     let error = ApiError::new(Code::MetricsDisabled, "metrics are off");

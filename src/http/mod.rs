@@ -7,6 +7,7 @@ mod autostart;
 mod backends;
 mod body;
 mod chat;
+mod config;
 mod debug;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod management;
 mod metrics;
 mod models;
 mod ollama;
+mod profile;
 mod relay;
 mod scheduler;
 mod state;
@@ -34,7 +36,7 @@ use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::{ApiError, Code};
 
 pub(crate) use front::{RequestSpan, front};
-pub(crate) use guard::Guard;
+pub(crate) use guard::{Guard, secret_of};
 pub(crate) use state::AppState;
 
 /// All endpoints.
@@ -74,6 +76,14 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 Method::GET,
                 web::get().to(logs::engine),
             ))
+            .service(
+                resource("/v1/config/chat-proxy", "GET, PUT", web::get().to(config::show))
+                    .route(web::put().to(config::change)),
+            )
+            .service(
+                resource("/v1/config/profile", "GET, PUT", web::get().to(profile::show))
+                    .route(web::put().to(profile::switch)),
+            )
             .service(resource(
                 "/v1/autostart/status",
                 Method::GET,
@@ -106,6 +116,11 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
             ))
             .service(resource("/v1/gpu/unload_all", Method::POST, web::post().to(gpu::unload_all)))
             .configure(debug::fault_routes)
+            .service(resource(
+                "/v1/models/select_by_role",
+                Method::GET,
+                web::get().to(models::select),
+            ))
             .service(resource("/v1/models/{id:.+}", Method::GET, web::get().to(models::one)))
             .service(resource("/v1/debug/registry", Method::GET, web::get().to(debug::registry)))
             .service(resource("/v1/models", Method::GET, web::get().to(models::list)))
@@ -117,7 +132,12 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
 }
 
 /// One endpoint; other methods get 405 with `Allow`.
-fn resource(path: &'static str, allowed: Method, route: actix_web::Route) -> actix_web::Resource {
+fn resource(
+    path: &'static str,
+    allowed: impl Into<Allowed>,
+    route: actix_web::Route,
+) -> actix_web::Resource {
+    let Allowed(allowed) = allowed.into();
     let refuse = move |request: HttpRequest| {
         let allowed = allowed.clone();
         async move { method_not_allowed(&request, &allowed) }
@@ -131,12 +151,27 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
     error::respond(&error.hint("chat requests go to POST /v1/chat/completions"))
 }
 
-fn method_not_allowed(request: &HttpRequest, allowed: &Method) -> HttpResponse {
+/// The methods of an endpoint, as `Allow` names them.
+struct Allowed(String);
+
+impl From<Method> for Allowed {
+    fn from(method: Method) -> Self {
+        Allowed(method.to_string())
+    }
+}
+
+impl From<&str> for Allowed {
+    fn from(methods: &str) -> Self {
+        Allowed(methods.to_owned())
+    }
+}
+
+fn method_not_allowed(request: &HttpRequest, allowed: &str) -> HttpResponse {
     let message = format!("{} does not take {}", request.path(), request.method());
     let error = ApiError::new(Code::MethodNotAllowed, message).hint(format!("use {allowed}"));
     let dialect = Dialect::of(request.path()).unwrap_or(Dialect::Chat);
     let mut response = error::respond_in(dialect, &error);
-    if let Ok(value) = allowed.as_str().parse() {
+    if let Ok(value) = allowed.parse() {
         response.headers_mut().insert(actix_web::http::header::ALLOW, value);
     }
     response

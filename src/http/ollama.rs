@@ -75,7 +75,7 @@ pub(super) fn by_hand(state: &AppState) -> ByHand {
 
 fn model_of(state: &AppState, name: &str) -> Result<(String, Arc<OllamaModel>), ApiError> {
     let view = state.registry.load();
-    let (entry, placement) = view.snapshot.resolve(name)?;
+    let (entry, placement) = view.resolve(name)?;
     match placement {
         Placement::Ollama(model) => Ok((entry.name.clone(), model.clone())),
         _ => Err(ApiError::invalid("model", format!("{} is no model of Ollama", entry.name))),

@@ -68,12 +68,13 @@ async fn receive(
     headers: &HeaderMap,
     state: &AppState,
 ) -> Result<Received, NoBody> {
-    let limits = &state.settings.limits;
+    let settings = state.settings();
+    let limits = &settings.limits;
     let promised = body::promised(headers, limits.max_body_bytes)?;
     let mut scan = Scan::of(dialect, content_type)?;
     let mut store = Store::new(state, limits.body_spool_bytes);
     store.expect(promised)?;
-    let stall: Option<Duration> = state.settings.server.client_header_timeout_s.limit();
+    let stall: Option<Duration> = settings.server.client_header_timeout_s.limit();
     while let Some(chunk) = body::next(payload, stall).await? {
         body::within(store.length + chunk.len() as u64, limits.max_body_bytes)?;
         scan.push(&chunk)?;

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use actix::Message;
 use chat_proxy_actors::autostart::Switch;
+use chat_proxy_actors::config::ConfigState;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::events::EventBus;
 use chat_proxy_actors::forwarder::ForwarderFactory;
 use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::limits::Limits;
+use chat_proxy_actors::live::Live;
 use chat_proxy_actors::metrics::Metrics;
 use chat_proxy_actors::permits::PermitLedger;
 use chat_proxy_actors::port::{NoAnswer, Port};
@@ -23,7 +25,8 @@ use chat_proxy_core::{ApiError, Code};
 use super::body::Budget;
 use super::guard::Guard;
 use crate::life::Life;
-use crate::settings;
+use crate::live::LiveSettings;
+use crate::settings::{self, Profiled};
 use crate::wiring::House;
 
 /// An actor answers within this, or something is wrong with it.
@@ -33,8 +36,11 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Shared by all workers; made once, outside the app factory.
 pub(crate) struct AppState {
-    pub(crate) settings: Arc<Settings>,
-    pub(super) guard: Guard,
+    live: LiveSettings,
+    /// The settings, as file and environment say them and as they are in force.
+    pub(super) config: Live<ConfigState>,
+    /// The settings file.
+    pub(super) config_path: PathBuf,
     pub(super) registry: RegistryView,
     pub(super) forwarders: ForwarderFactory,
     pub(super) directory: Directory,
@@ -42,8 +48,6 @@ pub(crate) struct AppState {
     pub(super) audience: Audience,
     /// Whether requests start anything.
     pub(super) starts: Switch,
-    /// What is background work without saying so.
-    pub(super) class_rules: Arc<ClassRules>,
     pub(super) life: Arc<Life>,
     pub(super) budget: Budget,
     pub(super) disk: Budget,
@@ -61,20 +65,19 @@ pub(crate) struct AppState {
 }
 
 impl AppState {
-    pub(crate) fn new(settings: Settings, guard: Guard, house: &House, life: Arc<Life>) -> Self {
+    pub(crate) fn new(settings: &Settings, house: &House, life: Arc<Life>) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
-        let class_rules = settings::class_rules(&settings);
         let disk = Budget::of_disk(settings.limits.max_spooled_bytes);
         AppState {
-            settings: Arc::new(settings),
-            guard,
+            live: house.live.clone(),
+            config: house.config.clone(),
+            config_path: house.config_path.clone(),
             registry: house.registry.clone(),
             forwarders: house.forwarders.clone(),
             directory: house.directory.clone(),
             ledger: house.ledger.clone(),
             audience: house.audience.clone(),
             starts: house.starts.clone(),
-            class_rules,
             life,
             budget,
             disk,
@@ -85,6 +88,28 @@ impl AppState {
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
         }
+    }
+}
+
+impl AppState {
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.live.all.load()
+    }
+
+    /// Profiles, and what was chosen.
+    pub(super) fn profiled(&self) -> Arc<Profiled> {
+        self.live.profiled.load()
+    }
+
+    /// Who may call.
+    pub(super) fn guard(&self) -> Arc<Guard> {
+        self.live.guard.load()
+    }
+
+    /// What is background work without saying so.
+    pub(super) fn class_rules(&self) -> Arc<ClassRules> {
+        self.live.classes.load()
     }
 }
 

@@ -22,12 +22,13 @@ impl Daemon {
         // An arbiter that is being rebuilt finds the order in the ledger.
         let _ = arbiter.tell(Drain);
         self.house.forwarders.cut_waiting();
+        let drain_timeout = self.house.live.all.load().server.drain_timeout_s.get();
         let running = self.life.running();
-        tracing::info!(running, drain_timeout = ?self.drain_timeout, "draining");
+        tracing::info!(running, ?drain_timeout, "draining");
         self.house.events.publish(&Event::Draining { running });
         tokio::select! {
             () = self.life.idle() => {}
-            () = tokio::time::sleep(self.drain_timeout) => {
+            () = tokio::time::sleep(drain_timeout) => {
                 tracing::warn!(running = self.life.running(), "drain timeout: cutting requests");
             }
             () = second_stop(orders) => {
@@ -98,7 +99,7 @@ impl Daemon {
         if self.lock.is_none() {
             return;
         }
-        match tokio::time::timeout(self.engine_budget, self.ask_for_end()).await {
+        match tokio::time::timeout(self.engine_budget(), self.ask_for_end()).await {
             Ok(Ended::Clean) => {}
             Ok(Ended::Kept(model, pid)) => {
                 tracing::info!(%model, pid, "the engine runs on, for the next daemon; `sweep` ends it");
@@ -113,7 +114,7 @@ impl Daemon {
         let supervisor = self.house.directory.port(|book| book.vllm.clone());
         let mut told = false;
         loop {
-            match supervisor.ask(ShutDown { keep: self.keep_engine }, self.engine_budget).await {
+            match supervisor.ask(ShutDown { keep: self.keep_engine }, self.engine_budget()).await {
                 Ok(ended) => return ended,
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!(%error, "the supervisor does not answer");

@@ -129,7 +129,7 @@ fn build(tls: Option<Arc<ClientConfig>>) -> Client {
 }
 
 /// A client that shares no connection with any backend's.
-pub(crate) fn fresh(tls: bool) -> Client {
+pub fn fresh(tls: bool) -> Client {
     build(tls.then(system_tls))
 }
 

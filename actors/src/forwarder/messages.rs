@@ -99,6 +99,8 @@ pub struct RequestMeta {
     pub user_agent: Option<String>,
     /// `traceparent`.
     pub traceparent: Option<String>,
+    /// Images are passed on as to a model that sees, whatever its entry says.
+    pub probes_vision: bool,
 }
 
 /// What the client gets.

@@ -60,6 +60,7 @@ use crate::client::{Clients, IDLE_CONNECTION};
 use crate::gpu_arbiter::messages::{Abandon, Admit, WouldRefuse};
 use crate::lease::LeaseShelf;
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::ollama::messages::EnsureLoaded;
 use crate::permits::{Permit, PermitLedger};
 use crate::port::Port;
@@ -134,7 +135,7 @@ impl ForwardSettings {
 /// What every forwarder is made from: shared by all threads.
 #[derive(Clone)]
 pub struct ForwarderFactory {
-    settings: Arc<ForwardSettings>,
+    settings: Live<ForwardSettings>,
     registry: RegistryView,
     turns: Turns,
     started: Arc<Mutex<Started>>,
@@ -187,9 +188,8 @@ struct Local {
 
 impl ForwarderFactory {
     /// A factory over the published registry.
-    pub fn new(settings: ForwardSettings, registry: RegistryView, turns: Turns) -> Self {
-        let (settings, started) = (Arc::new(settings), Arc::default());
-        ForwarderFactory { settings, registry, turns, started }
+    pub fn new(settings: Live<ForwardSettings>, registry: RegistryView, turns: Turns) -> Self {
+        ForwarderFactory { settings, registry, turns, started: Arc::default() }
     }
 
     /// The living forwarder of this thread, or a new one.
@@ -212,7 +212,7 @@ impl ForwarderFactory {
             _ => self.new_switch(),
         };
         let shared = Rc::new(Shared::new(self, switch.clone()));
-        let forwarder = ForwarderActor { shared }.start();
+        let forwarder = ForwarderActor { settings: self.settings.clone(), shared }.start();
         Local { forwarder, switch, started: self.started.clone() }
     }
 
@@ -272,23 +272,34 @@ impl Started {
     }
 }
 
-/// What the thread's tasks share.
+/// What the thread's tasks share; those of one edition of the settings.
 struct Shared {
     settings: Arc<ForwardSettings>,
     registry: RegistryView,
     turns: Turns,
-    clients: Clients,
+    clients: Rc<Clients>,
     switch: Rc<Switch>,
 }
 
 impl Shared {
     fn new(factory: &ForwarderFactory, switch: Rc<Switch>) -> Self {
         Shared {
-            settings: factory.settings.clone(),
+            settings: factory.settings.load(),
             registry: factory.registry.clone(),
             turns: factory.turns.clone(),
-            clients: Clients::default(),
+            clients: Rc::default(),
             switch,
+        }
+    }
+
+    /// The same with other settings.
+    fn with(&self, settings: Arc<ForwardSettings>) -> Self {
+        Shared {
+            settings,
+            registry: self.registry.clone(),
+            turns: self.turns.clone(),
+            clients: self.clients.clone(),
+            switch: self.switch.clone(),
         }
     }
 
@@ -311,6 +322,7 @@ const AUTOPSY: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct ForwarderActor {
+    settings: Live<ForwardSettings>,
     shared: Rc<Shared>,
 }
 
@@ -326,6 +338,11 @@ impl Handler<Forward> for ForwarderActor {
     type Result = ();
 
     fn handle(&mut self, request: Forward, _: &mut Self::Context) {
+        let settings = self.settings.load();
+        if !Arc::ptr_eq(&settings, &self.shared.settings) {
+            // Requests that run finish with what they began with.
+            self.shared = Rc::new(self.shared.with(settings));
+        }
         let span = request.span.clone();
         actix_rt::spawn(task::run(self.shared.clone(), request).instrument(span));
     }

@@ -50,7 +50,10 @@ pub(super) async fn apply(
     };
     let required = template::require(shared, prepared, &mut reply, transcript).await;
     let ((), reply) = patience::settled(required, reply, transcript)?;
-    let facts = found.entry().facts(reported_vision(shared, found));
+    let mut facts = found.entry().facts(reported_vision(shared, found));
+    if prepared.probes_vision {
+        facts.vision = Some(true);
+    }
     let planned = Ok(policy::plan(&chat, &facts, &shared.settings.policies));
     let (planned, mut reply) = patience::settled(planned, reply, transcript)?;
     let images = planned.images();

@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) found: Found,
     /// Who asks.
     pub(super) who: Asker,
+    /// See [`RequestMeta::probes_vision`].
+    pub(super) probes_vision: bool,
 }
 
 impl Prepared {
@@ -111,7 +113,7 @@ fn find(shared: &Shared, name: &str) -> Result<Found, ApiError> {
     let snapshot = &view.snapshot;
     let position = match name {
         RESIDENT => snapshot.resident(&view.activity)?,
-        name => snapshot.position(name)?,
+        name => view.position(name)?,
     };
     let (entry, placement) = (&snapshot.entries()[position], snapshot.placement(position));
     Ok(Found {
@@ -185,6 +187,7 @@ pub(super) fn prepare(
         wants_usage: asked.wants_usage,
         found,
         who,
+        probes_vision: meta.probes_vision,
     };
     Ok((prepared, request))
 }

@@ -15,6 +15,7 @@ use chat_proxy_core::config::Settings;
 use chat_proxy_core::registry::Entry;
 use futures_util::future::join_all;
 use lru::LruCache;
+use crate::live::Live;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -63,7 +64,7 @@ impl ScalingRules {
 /// Who scales images. One for the daemon's life.
 #[derive(Debug)]
 pub struct Scaler {
-    rules: ScalingRules,
+    rules: Live<ScalingRules>,
     at_once: Arc<Semaphore>,
     known: Arc<Mutex<Known>>,
 }
@@ -76,7 +77,7 @@ struct Known {
 
 impl Scaler {
     /// Nothing is remembered yet.
-    pub fn new(rules: ScalingRules) -> Arc<Self> {
+    pub fn new(rules: Live<ScalingRules>) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let known = Known { images: LruCache::unbounded(), bytes: 0 };
         let at_once = Arc::new(Semaphore::new(cores));
@@ -92,13 +93,14 @@ impl Scaler {
         entry: &Entry,
         sees: bool,
     ) -> Result<BTreeMap<usize, Bytes>, ApiError> {
-        let rules = self.rules.for_entry(entry).filter(|_| sees);
+        let settings = self.rules.load();
+        let rules = settings.for_entry(entry).filter(|_| sees);
         let distinct = distinct(body, places);
         let jobs = distinct.iter().map(|(url, _)| self.one(url.clone(), rules));
         let scaled = join_all(jobs).await;
         let each = || distinct.iter().map(|(_, starts)| starts).zip(&scaled);
         let bytes = each().map(|(starts, scaled)| scaled.bytes() * starts.len() as u64).sum();
-        check_size(bytes, self.rules.max_bytes)?;
+        check_size(bytes, settings.max_bytes)?;
         let anew = each().filter_map(|(starts, scaled)| match scaled {
             Scaled::Anew { url, .. } => Some(starts.iter().map(move |at| (*at, url.clone()))),
             Scaled::Stays { .. } => None,

@@ -119,6 +119,16 @@ pub struct OllamaForgot;
 #[rtype(result = "()")]
 pub struct StartsChanged;
 
+/// Its bounds are others.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct BoundsChanged;
+
+/// The published registry is another one.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct RegistryChanged;
+
 /// Somebody wants to lease the GPU. `reply` gets the lease when it is written down; dropping the
 /// other end withdraws the ask, or ends the lease.
 #[derive(Message)]
@@ -178,6 +188,8 @@ pub struct Status {
     pub in_flight: usize,
     /// Who waits, the first in line first.
     pub queue: Vec<Queued>,
+    /// How many may be on the GPU at once.
+    pub budget: usize,
     /// Bounds that those who wait now cannot be given.
     pub infeasible: Vec<BrokenBound>,
     /// The last changes of hands, the newest first.

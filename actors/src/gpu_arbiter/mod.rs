@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::gpu::scheduler::{
-    Effect, Event, Gpu, Infeasible, Keep, Purpose, Reason, Scheduler, SchedulerRules, Waiter, Why,
+    Effect, Event, Gpu, Infeasible, Keep, Purpose, Reason, Scheduler, SchedulerRules, Specs,
+    Waiter, Why,
 };
 use chat_proxy_core::gpu::{Tenant, TenantId};
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::registry::listing::EngineActivity;
-use chat_proxy_core::registry::{Keeping, Snapshot};
+use chat_proxy_core::registry::{Keeping, Placement, Snapshot};
 use tokio::sync::oneshot;
 
 use crate::autostart::Switch;
@@ -30,6 +31,7 @@ use crate::clock;
 use crate::events::EventBus;
 use crate::guard::Guard;
 use crate::lease::LeaseShelf;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::ollama::messages::Vacate;
 use crate::permits::PermitLedger;
@@ -45,7 +47,7 @@ use telling::Told;
 #[derive(Clone)]
 pub struct ArbiterParts {
     /// Bounds.
-    pub rules: SchedulerRules,
+    pub rules: Live<SchedulerRules>,
     /// Outlives the arbiter.
     pub ledger: Arc<PermitLedger>,
     /// Where goals go.
@@ -86,6 +88,16 @@ pub struct GpuArbiter {
     _guard: Guard,
 }
 
+/// How each model of the registry is started.
+fn specs(snapshot: &Snapshot) -> Specs {
+    let placed = (0..snapshot.entries().len()).map(|at| snapshot.placement(at));
+    let launches = placed.filter_map(|placement| match placement {
+        Placement::SinglePort(launch) => Some((launch.model.clone(), launch.clone())),
+        Placement::Ollama(_) | Placement::External(_) => None,
+    });
+    launches.collect()
+}
+
 /// Somebody whose turn has not come.
 struct Waiting {
     model: String,
@@ -97,7 +109,7 @@ struct Waiting {
 impl GpuArbiter {
     /// An arbiter that knows nothing yet.
     pub fn new(parts: ArbiterParts, guard: Guard) -> Self {
-        let core = Scheduler::new(parts.rules.clone(), parts.ledger.newest());
+        let core = Scheduler::new(SchedulerRules::clone(&parts.rules.load()), parts.ledger.newest());
         GpuArbiter {
             core,
             parts,
@@ -119,13 +131,13 @@ impl GpuArbiter {
         self.follow(effects, ctx);
     }
 
-    /// How models are kept, after the registry has changed.
+    /// How models are kept and started, after the registry has changed.
     fn read_keeps(&mut self) {
         let view = self.parts.registry.load();
         if self.keeps_of.as_ref().is_some_and(|known| Arc::ptr_eq(known, &view.snapshot)) {
             return;
         }
-        let usual = self.parts.rules.idle_unload;
+        let usual = self.parts.rules.load().idle_unload;
         let says = view.snapshot.entries().iter();
         let says = says.filter(|entry| entry.keeping != Keeping::default());
         let keeps = says.map(|entry| {
@@ -134,6 +146,9 @@ impl GpuArbiter {
             (entry.name.as_str().into(), Keep { idle_unload, pinned })
         });
         self.core.keep(Arc::new(keeps.collect()));
+        if view.loaded {
+            self.core.specs(Arc::new(specs(&view.snapshot)));
+        }
         self.keeps_of = Some(view.snapshot.clone());
     }
 
@@ -220,6 +235,8 @@ impl GpuArbiter {
                     Reason::Idle => "nobody had used it for its idle_unload_s",
                     Reason::Manual => "somebody ordered it by hand",
                     Reason::Lease | Reason::Request => "somebody leases the GPU",
+                    Reason::Changed => "its entry has changed, and nobody used it",
+                    Reason::Removed => "its entry has gone, and nobody used it",
                 };
                 let because = because.to_owned();
                 self.swap_begins(Some(of.to_string()), None, reason, because);
@@ -311,6 +328,7 @@ impl GpuArbiter {
             model: holder.map(|holder| holder.to_string()),
             in_flight,
             queue: self.core.waiting().map(queued).collect(),
+            budget: self.core.residents(),
             infeasible: self.core.infeasible().into_iter().map(broken).collect(),
             swaps: self.stories.swaps(),
         }

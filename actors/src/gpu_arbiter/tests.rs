@@ -68,7 +68,7 @@ fn house(rules: SchedulerRules) -> House {
     let parts = ArbiterParts {
         leases: Arc::new(LeaseShelf::open(&dir.path().join("gpu_lease.json"))),
         registry: RegistryView::default(),
-        rules,
+        rules: crate::live::Live::new(rules),
         cut: Arc::new(|_| {}),
         ledger,
         goals: goals_port,

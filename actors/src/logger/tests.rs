@@ -9,17 +9,17 @@ use actix::Arbiter;
 fn start(settings: LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
     let directory = Directory::default();
     let log = handle(&settings, &directory)?;
-    start_writer(&log, settings, &directory, arbiter);
+    start_writer(&log, &directory, arbiter);
     Ok(log)
 }
 
 fn handle(settings: &LogSettings, directory: &Directory) -> io::Result<LogHandle> {
     let logger = |book: &crate::directory::Book| book.logger.clone();
-    LogHandle::new(settings, directory.port(logger), directory.port(logger))
+    LogHandle::new(Live::new(settings.clone()), directory.port(logger), directory.port(logger))
 }
 
-fn start_writer(log: &LogHandle, settings: LogSettings, directory: &Directory, arbiter: &Arbiter) {
-    let writer = log.writer(settings, Guard::unwatched(Role::Logger));
+fn start_writer(log: &LogHandle, directory: &Directory, arbiter: &Arbiter) {
+    let writer = log.writer(Guard::unwatched(Role::Logger));
     let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| writer);
     directory.write(move |book| book.logger = Some(addr.clone()));
 }
@@ -134,12 +134,12 @@ async fn the_death_of_the_writer_loses_no_line() {
     let log = handle(&settings, &directory).unwrap();
     // Before there is a writer, with one, after its death, and with its successor.
     log.write(record(1));
-    start_writer(&log, settings.clone(), &directory, &arbiter);
+    start_writer(&log, &directory, &arbiter);
     log.write(record(2));
     let writer = directory.book().logger.clone().unwrap();
     assert!(writer.send(crate::root::fault::Explode).await.is_err());
     (3..50).for_each(|id| log.write(record(id)));
-    start_writer(&log, settings.clone(), &directory, &arbiter);
+    start_writer(&log, &directory, &arbiter);
     log.write(record(50));
     assert_eq!(flush(&log).await, FlushReport { written: 50, dropped: 0 });
     assert_eq!(ids(&settings.path), (1..=50).map(|id| format!("r{id}")).collect::<Vec<_>>());
@@ -153,7 +153,7 @@ async fn a_line_that_comes_before_a_new_writer_can_be_found_is_written_with_the_
     let arbiter = Arbiter::new();
     let directory = Directory::default();
     let log = handle(&settings, &directory).unwrap();
-    let writer = log.writer(settings.clone(), Guard::unwatched(Role::Logger));
+    let writer = log.writer(Guard::unwatched(Role::Logger));
     let addr = LoggerActor::start_in_arbiter(&arbiter.handle(), |_| writer);
     // It has looked at the queue, and is not in the book yet.
     assert_eq!(addr.send(Flush).await.unwrap(), FlushReport { written: 0, dropped: 0 });

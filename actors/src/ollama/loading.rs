@@ -102,20 +102,20 @@ impl OllamaActor {
 }
 
 async fn load(clients: &Clients, parts: &OllamaParts, model: &OllamaModel) -> Answer {
-    let body = load_body(&model.pinned());
+    let (body, bounds) = (load_body(&model.pinned()), parts.bounds.load());
     let began = std::time::Instant::now();
-    let mut asked = api::post(clients, &model.server, "/api/chat", body, parts.load_timeout).await;
+    let mut asked = api::post(clients, &model.server, "/api/chat", body, bounds.load_timeout).await;
     if matches!(&asked, Err(Trouble::Status { status: 400, message }) if message.contains("does not support"))
     {
         // One that only embeds is loaded by embedding nothing.
         let body = embed_nothing(&model.pinned());
-        asked = api::post(clients, &model.server, "/api/embed", body, parts.load_timeout).await;
+        asked = api::post(clients, &model.server, "/api/embed", body, bounds.load_timeout).await;
     }
     if let Err(trouble) = asked {
-        return Err(failure(&trouble, model, parts.load_timeout));
+        return Err(failure(&trouble, model, bounds.load_timeout));
     }
     tracing::info!(model = model.tag, took = ?began.elapsed(), "Ollama has loaded a model");
-    let fallback_matters = parts.gpu_here && !parts.allow_cpu && model.shares_gpu;
+    let fallback_matters = parts.gpu_here && !bounds.allow_cpu && model.shares_gpu;
     if fallback_matters && in_main_memory(clients, model).await {
         return Err(no_room(clients, parts, model).await);
     }
@@ -134,7 +134,7 @@ async fn in_main_memory(clients: &Clients, model: &OllamaModel) -> bool {
 
 async fn no_room(clients: &Clients, parts: &OllamaParts, model: &OllamaModel) -> LoadFailure {
     let whom = Whom::One(model.tag.clone());
-    let bounds = Bounds { limit: parts.stop_timeout, not_before: Instant::now() };
+    let bounds = Bounds { limit: parts.bounds.load().stop_timeout, not_before: Instant::now() };
     if let Err(why) = vacating::unload(clients, &model.server, &whom, bounds).await {
         tracing::warn!(why, "a model that runs on the CPU was not unloaded");
     }

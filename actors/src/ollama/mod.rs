@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use crate::client::Clients;
 use crate::gpu_arbiter::messages::{OllamaForgot, OllamaVacated};
+use crate::live::Live;
 use crate::guard::Guard;
 use crate::port::Port;
 use crate::registry::{RegistryView, ShowOllama};
@@ -44,18 +45,25 @@ const LOOK: Duration = Duration::from_secs(5);
 /// loaded.
 const UNSURE: Duration = Duration::from_secs(2);
 
-/// What the actor is made from; the same for each that is built.
-#[derive(Clone)]
-pub struct OllamaParts {
-    /// The Ollama of the settings, if it shares the GPU: its models go before a vLLM starts even
-    /// if the registry has no entry of it.
-    pub own: Option<Endpoint>,
+/// What may change while the actor runs.
+#[derive(Debug, Clone)]
+pub struct OllamaBounds {
     /// Longest load.
     pub load_timeout: Option<Duration>,
     /// Longest unload.
     pub stop_timeout: Duration,
     /// A model that Ollama put into main memory is no failure.
     pub allow_cpu: bool,
+}
+
+/// What the actor is made from; the same for each that is built.
+#[derive(Clone)]
+pub struct OllamaParts {
+    /// The Ollama of the settings, if it shares the GPU: its models go before a vLLM starts even
+    /// if the registry has no entry of it.
+    pub own: Option<Endpoint>,
+    /// Bounds.
+    pub bounds: Live<OllamaBounds>,
     /// This machine has a GPU that Ollama could use.
     pub gpu_here: bool,
     /// Says which Ollamas there are.
@@ -205,7 +213,7 @@ impl OllamaActor {
             ctx.cancel_future(handle);
         }
         let (clients, servers) = (self.clients.clone(), self.sharing());
-        let bounds = Bounds { limit: self.parts.stop_timeout, not_before: self.unsure_until };
+        let bounds = Bounds { limit: self.parts.bounds.load().stop_timeout, not_before: self.unsure_until };
         let vacating = async move {
             let unloading = servers.iter().map(|server| {
                 let (clients, whom) = (&clients, Whom::AllBut(server.on_cpu.clone()));
@@ -306,7 +314,7 @@ impl Handler<Unload> for OllamaActor {
 
     fn handle(&mut self, order: Unload, ctx: &mut Self::Context) {
         let Unload { model, reply } = order;
-        let (clients, limit) = (self.clients.clone(), self.parts.stop_timeout);
+        let (clients, limit) = (self.clients.clone(), self.parts.bounds.load().stop_timeout);
         let endpoints: Vec<Endpoint> = match &model {
             Some(model) => vec![model.server.clone()],
             None => self.sharing().into_iter().map(|server| server.endpoint).collect(),

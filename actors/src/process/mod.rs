@@ -5,6 +5,7 @@
 //! a process is heard through its pidfd. This is the one room that may hold `unsafe`; it does in two
 //! places, to register a pidfd with the runtime and to hold a child before it becomes an engine.
 
+pub mod brief;
 pub mod cgroup;
 pub mod children;
 mod handle;

@@ -21,12 +21,24 @@ pub(crate) fn tail(path: &Path, lines: usize, max_bytes: u64) -> io::Result<Vec<
     // While it is shortened the same lines are in both, and then they move. Where there are no
     // locks, nothing is shortened.
     let _ = live.lock_shared();
+    let end = live.metadata()?.len();
+    tail_before(path, &live, end, lines, max_bytes)
+}
+
+/// The same before a place in the live file, which nobody shortens meanwhile.
+pub(crate) fn tail_before(
+    path: &Path,
+    live: &File,
+    end: u64,
+    lines: usize,
+    max_bytes: u64,
+) -> io::Result<Vec<String>> {
     let mut gathered = Gathered { room: max_bytes, ..Gathered::default() };
-    gathered.read_back(&live, lines)?;
+    gathered.read_back(live, end, lines)?;
     if !gathered.is_enough(lines)
-        && let Some(older) = older(path, &live)?
+        && let Some(older) = older(path, live)?
     {
-        gathered.read_back(&older, lines)?;
+        gathered.read_back(&older, older.metadata()?.len(), lines)?;
     }
     Ok(gathered.last(lines))
 }
@@ -61,8 +73,7 @@ impl Gathered {
         self.newlines > lines || self.is_cut
     }
 
-    fn read_back(&mut self, file: &File, lines: usize) -> io::Result<()> {
-        let mut end = file.metadata()?.len();
+    fn read_back(&mut self, file: &File, mut end: u64, lines: usize) -> io::Result<()> {
         while end > 0 && !self.is_enough(lines) {
             let size = usize::try_from(end.min(self.room)).map_or(BLOCK, |size| size.min(BLOCK));
             if size == 0 {

@@ -13,7 +13,7 @@ use super::shorten::{How, Shortened};
 use super::{open, shorten, tail, why};
 use crate::rotation::numbered;
 
-const KIB: u64 = 1 << 10;
+pub(super) const KIB: u64 = 1 << 10;
 
 /// A directory of this file system, and a log in it that is not there yet.
 fn place_in(dir: &Path) -> (TempDir, PathBuf) {
@@ -22,13 +22,13 @@ fn place_in(dir: &Path) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-fn place() -> (TempDir, PathBuf) {
+pub(super) fn place() -> (TempDir, PathBuf) {
     place_in(&std::env::temp_dir())
 }
 
 /// One in which files get shorter this way, if this is so in `dir`.
 #[expect(clippy::print_stderr, reason = "says that nothing was tested")]
-fn place_that_can(how: How, dir: &Path) -> Option<(TempDir, PathBuf)> {
+pub(super) fn place_that_can(how: How, dir: &Path) -> Option<(TempDir, PathBuf)> {
     if dir.is_dir() {
         let (place, path) = place_in(dir);
         if how_in(place.path()) == how {
@@ -49,16 +49,16 @@ fn how_in(dir: &Path) -> How {
     if collapsed.is_ok() { How::Collapsed } else { How::Truncated }
 }
 
-fn line(number: u64) -> String {
+pub(super) fn line(number: u64) -> String {
     let long = if number.is_multiple_of(97) { 9000 } else { number % 60 };
     format!("{number:010} {}\n", "x".repeat(usize::try_from(long).unwrap()))
 }
 
-fn lines(numbers: std::ops::Range<u64>) -> String {
+pub(super) fn lines(numbers: std::ops::Range<u64>) -> String {
     numbers.map(line).collect()
 }
 
-fn append(path: &Path) -> File {
+pub(super) fn append(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
@@ -90,7 +90,7 @@ fn beside(path: &Path) -> Vec<String> {
 }
 
 /// Somebody writes without a pause while the log is shortened 40 times; how many lines he wrote.
-fn hammer(path: &Path, limit: u64, keep: u32) -> u64 {
+pub(super) fn hammer(path: &Path, limit: u64, keep: u32) -> u64 {
     let enough = AtomicBool::new(false);
     let mut file = append(path);
     thread::scope(|scope| {

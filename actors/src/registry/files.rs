@@ -134,6 +134,12 @@ pub(super) fn write_merged(settings: &RegistrySettings, merged: &[layers::Merged
     }
 }
 
+/// Whether a file of the registry's directory is one that we write.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == MERGED || name.ends_with(".json.new")
+}
+
 /// Writes beside and renames into place.
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("json.new");

@@ -10,9 +10,9 @@
 //! look comes every `REGULAR` in any case, for file systems that tell nothing. A look reads both
 //! layers and does nothing further if neither their time nor their content is new.
 
+pub mod edit;
 mod files;
 mod view;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,12 +24,16 @@ use actix::{
 use chat_proxy_core::registry::listing::{Activity, EngineActivity, Listing, OllamaActivity};
 
 use crate::events::{self, EventBus};
+use crate::gpu_arbiter::messages::RegistryChanged;
 use crate::guard::Guard;
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::port::Port;
+use crate::watch::{Changed, Watch};
+pub(crate) use files::is_ours;
 use files::{Fingerprint, RealDisk};
 use view::{Found, look, render};
-pub use view::{RegistryError, RegistrySettings, RegistryView, View, inspect};
-use watch::{Changed, Watch};
+pub use view::{RegistryError, RegistrySettings, RegistryView, RoleRules, View, inspect};
 
 /// Editors and tools write in several steps; this much quiet ends them.
 const QUIET: Duration = Duration::from_millis(60);
@@ -40,10 +44,12 @@ const REGULAR: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct RegistryActor {
-    settings: RegistrySettings,
+    settings: Live<RegistrySettings>,
     metrics: Metrics,
     events: Arc<EventBus>,
     view: RegistryView,
+    /// Who must know of another registry.
+    hears: Option<Port<RegistryChanged>>,
     known: Option<Fingerprint>,
     watch: Option<Watch>,
     /// The first event that has not been looked at, and the last one.
@@ -63,7 +69,7 @@ impl RegistryActor {
     /// An actor that publishes in `view`; what its predecessor had published stays until it has
     /// found something newer.
     pub fn new(
-        settings: RegistrySettings,
+        settings: Live<RegistrySettings>,
         metrics: Metrics,
         events: Arc<EventBus>,
         view: &RegistryView,
@@ -74,6 +80,7 @@ impl RegistryActor {
             metrics,
             events,
             view: view.clone(),
+            hears: None,
             known: None,
             watch: None,
             heard: None,
@@ -86,11 +93,17 @@ impl RegistryActor {
         }
     }
 
+    /// With somebody who hears of every registry that is published.
+    #[must_use]
+    pub fn heard_by(self, hears: Port<RegistryChanged>) -> Self {
+        RegistryActor { hears: Some(hears), ..self }
+    }
+
     /// Reads the files here and now: for the start, before there is anybody to keep waiting. What
     /// is found, which may be an error and no entries, is published.
     #[must_use]
     pub fn having_read(mut self) -> Self {
-        let found = look(&self.settings, None, &self.activity);
+        let found = look(&self.settings.load(), None, &self.activity);
         // Told to the log, and to whoever asks for readiness.
         let _ = self.take(1, found);
         self
@@ -131,6 +144,10 @@ impl RegistryActor {
                 report(&view, &self.metrics);
                 let count = view.snapshot.entries().len();
                 self.view.store(Arc::new(View { loads, ..view }));
+                if let Some(hears) = &self.hears {
+                    // One that is being rebuilt reads the view when it begins.
+                    let _ = hears.tell(RegistryChanged);
+                }
                 Ok(count)
             }
             Err(error) => {
@@ -149,6 +166,7 @@ impl RegistryActor {
                     activity: old.activity.clone(),
                     times: old.times,
                     load_time: old.load_time,
+                    roles: old.roles.clone(),
                 }));
                 Err(error)
             }
@@ -181,7 +199,7 @@ impl RegistryActor {
         self.looking = true;
         self.begun += 1;
         let number = self.begun;
-        let (settings, known) = (self.settings.clone(), self.known.clone());
+        let (settings, known) = (self.settings.load(), self.known.clone());
         let activity = self.activity.clone();
         let work =
             actix_rt::task::spawn_blocking(move || look(&settings, known.as_ref(), &activity));
@@ -206,7 +224,7 @@ impl RegistryActor {
         }
         self.marking = true;
         let (old, activity) = (self.view.load_full(), self.activity.clone());
-        let rules = self.settings.listing.clone();
+        let rules = self.settings.load().listing.clone();
         let work = actix_rt::task::spawn_blocking(move || {
             let listing = if activity.lists_alike(&old.activity) {
                 let mut listing = Listing::clone(&old.listing);
@@ -269,7 +287,8 @@ impl Actor for RegistryActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let mut watch = Watch::new(&self.settings.dir, ctx.address().recipient());
+        let dir = self.settings.load().dir.clone();
+        let mut watch = Watch::new(&dir, is_ours, ctx.address().recipient());
         watch.rearm();
         self.watch = Some(watch);
         ctx.run_interval(regular::pause(), Self::look_soon);
@@ -303,7 +322,7 @@ impl Handler<Reload> for RegistryActor {
     fn handle(&mut self, _: Reload, _: &mut Self::Context) -> Self::Result {
         self.begun += 1;
         let number = self.begun;
-        let settings = self.settings.clone();
+        let settings = self.settings.load();
         let dir = settings.dir.display().to_string();
         let activity = self.activity.clone();
         let work = actix_rt::task::spawn_blocking(move || look(&settings, None, &activity));

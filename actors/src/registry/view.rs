@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
-use chat_proxy_core::registry::{LoadError, Rules, Snapshot};
+use chat_proxy_core::ApiError;
+use chat_proxy_core::profiles::roles::{Roles, role_of};
+use chat_proxy_core::profiles::{HardwareProfile, Profiles, unseen};
+use chat_proxy_core::registry::{Entry, LoadError, Placement, Rules, Snapshot};
 
 use super::files::{self, CURATED, DISCOVERED, Fingerprint, RealDisk};
 
@@ -35,6 +38,52 @@ pub struct View {
     pub loads: u64,
     /// How long the last good load took, from the first byte read to the list rendered.
     pub load_time: Duration,
+    /// What roles are judged by.
+    pub roles: Arc<RoleRules>,
+}
+
+impl View {
+    /// The entry that a request means: by any of its names, or the best for a role (`role:caption`).
+    pub fn position(&self, name: &str) -> Result<usize, ApiError> {
+        match role_of(name) {
+            Some(role) => self.roles().best(role, &[]),
+            None => self.snapshot.position(name),
+        }
+    }
+
+    /// The same, and where it lives.
+    pub fn resolve(&self, name: &str) -> Result<(&Entry, &Placement), ApiError> {
+        let position = self.position(name)?;
+        Ok((&self.snapshot.entries()[position], self.snapshot.placement(position)))
+    }
+
+    /// The choice of models for roles.
+    pub fn roles(&self) -> Roles<'_> {
+        Roles {
+            snapshot: &self.snapshot,
+            listing: &self.listing,
+            profiles: &self.roles.profiles,
+            hardware: &self.roles.hardware,
+        }
+    }
+}
+
+/// What roles are judged by.
+#[derive(Debug, Clone)]
+pub struct RoleRules {
+    /// What each role asks for.
+    pub profiles: Profiles,
+    /// What fits.
+    pub hardware: HardwareProfile,
+}
+
+impl Default for RoleRules {
+    /// What is built in, for a machine that nothing is known of.
+    fn default() -> Self {
+        let profiles = Profiles::built_in();
+        let hardware = unseen(&profiles);
+        RoleRules { profiles, hardware }
+    }
 }
 
 /// Why no registry could be read.
@@ -75,6 +124,8 @@ pub struct RegistrySettings {
     pub rules: Rules,
     /// What is listed.
     pub listing: ListingRules,
+    /// What roles are judged by.
+    pub roles: Arc<RoleRules>,
 }
 
 /// Reads the registry without writing anything: for `check-config`.
@@ -107,6 +158,7 @@ pub(super) fn build(
         times: texts.times,
         loads: 0,
         load_time: Duration::ZERO,
+        roles: settings.roles.clone(),
     };
     Ok((view, merged))
 }

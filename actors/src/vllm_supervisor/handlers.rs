@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::VllmSupervisor;
 use super::messages::{
-    Announce, Autopsy, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal, ShutDown,
+    Announce, Autopsy, BoundsChanged, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal, ShutDown,
 };
 
 impl Handler<SetGoal> for VllmSupervisor {
@@ -49,6 +49,14 @@ impl Handler<ShutDown> for VllmSupervisor {
             ended.await.unwrap_or_else(|_| Ended::Left("its supervisor died".to_owned()))
         };
         Box::pin(answer.into_actor(self))
+    }
+}
+
+impl Handler<BoundsChanged> for VllmSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: BoundsChanged, _: &mut Self::Context) {
+        self.core.change(self.parts.bounds.load().rules.clone());
     }
 }
 

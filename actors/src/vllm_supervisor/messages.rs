@@ -84,6 +84,11 @@ pub struct EngineStatus {
     pub log: Option<String>,
 }
 
+/// Its bounds are others.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct BoundsChanged;
+
 /// A model that failed again and again.
 #[derive(Debug, Clone, Serialize)]
 pub struct InCrashLoop {

@@ -35,6 +35,7 @@ use crate::clock;
 use crate::events::{self, EventBus};
 use crate::gpu_arbiter::messages::EngineChanged;
 use crate::guard::Guard;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::permits::Pulse;
 use crate::port::Port;
@@ -52,27 +53,34 @@ const STUCK_LOOK: Duration = Duration::from_secs(5);
 /// The processes of a loading engine are listed this often.
 const MEMBERS_LOOK: Duration = Duration::from_secs(2);
 
-/// What a supervisor is made from; the same for each that is built.
-#[derive(Clone)]
-pub struct SupervisorParts {
+/// What may change while a supervisor runs.
+#[derive(Debug, Clone)]
+pub struct SupervisorBounds {
     /// The bounds of the ways down.
     pub rules: LifecycleRules,
-    /// The state file.
-    pub state_path: PathBuf,
-    /// The one port.
-    pub port: u16,
     /// A loading engine that writes nothing for this long has failed; `None`: no limit.
     pub silence: Option<Duration>,
     /// How an engine that serves is probed.
     pub probes: ProbeRules,
-    /// Whether an engine sent anything since the last look.
-    pub pulse: Pulse,
-    /// Who finds chat templates.
-    pub templates: Templates,
     /// Logs of earlier starts that are kept.
     pub keep_logs: u32,
     /// A running engine's log is shortened when it is larger (bytes).
     pub max_log_bytes: u64,
+}
+
+/// What a supervisor is made from; the same for each that is built.
+#[derive(Clone)]
+pub struct SupervisorParts {
+    /// Bounds.
+    pub bounds: Live<SupervisorBounds>,
+    /// The state file.
+    pub state_path: PathBuf,
+    /// The one port.
+    pub port: u16,
+    /// Whether an engine sent anything since the last look.
+    pub pulse: Pulse,
+    /// Who finds chat templates.
+    pub templates: Templates,
     /// It is only there to end what an earlier daemon left: nothing is taken over.
     pub ends_all: bool,
     /// Variables of ours that hold secrets.
@@ -128,7 +136,7 @@ impl VllmSupervisor {
     /// A supervisor that has not looked around yet; `again`: it takes the place of one that died.
     pub fn new(parts: SupervisorParts, again: bool, guard: Guard) -> Self {
         VllmSupervisor {
-            core: Lifecycle::new(parts.rules.clone()),
+            core: Lifecycle::new(parts.bounds.load().rules.clone()),
             memory: Memory::at(parts.state_path.clone()),
             client: Client::builder().disable_redirects().finish(),
             parts,

@@ -69,7 +69,7 @@ impl VllmSupervisor {
             &launch.environment,
             self.memory.marker(generation),
         );
-        let log = log::open(&launch.log, self.parts.keep_logs).map_err(|error| {
+        let log = log::open(&launch.log, self.parts.bounds.load().keep_logs).map_err(|error| {
             io::Error::new(error.kind(), format!("its log {}: {error}", launch.log.display()))
         })?;
         let spawning = Spawning { line: Vec::new(), environment, cwd: launch.cwd.clone(), log };

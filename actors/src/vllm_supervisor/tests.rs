@@ -77,15 +77,17 @@ fn house_of(command: Vec<String>, rules: LifecycleRules) -> House {
     let registry = RegistryView::default();
     registry.store(Arc::new(View { snapshot: Arc::new(snapshot), ..View::default() }));
     let parts = SupervisorParts {
-        rules,
+        bounds: crate::live::Live::new(crate::vllm_supervisor::SupervisorBounds {
+            rules,
+            silence: None,
+            probes: ProbeRules { interval: PATIENCE, timeout: PATIENCE, failures: 3 },
+            keep_logs: 1,
+            max_log_bytes: 1 << 20,
+        }),
         state_path: dir.path().join("active_vllm.json"),
         port,
-        silence: None,
-        probes: ProbeRules { interval: PATIENCE, timeout: PATIENCE, failures: 3 },
         pulse: Pulse::default(),
         templates: crate::templates::Templates::new(dir.path().join("chat_templates")),
-        keep_logs: 1,
-        max_log_bytes: 1 << 20,
         ends_all: false,
         secrets: BTreeSet::new(),
         registry,

@@ -76,7 +76,7 @@ impl VllmSupervisor {
     fn look_for_readiness(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
         let generation = engine.generation;
         let (client, launch) = (self.client.clone(), engine.launch.clone());
-        let (tree, silence) = (self.tree(engine), self.parts.silence);
+        let (tree, silence) = (self.tree(engine), self.parts.bounds.load().silence);
         let work = async move {
             match health::until_ready(client, launch, tree, silence).await {
                 health::Verdict::Healthy => Event::Healthy(generation),
@@ -92,7 +92,7 @@ impl VllmSupervisor {
         self.remember(engine, Phase::Ready);
         self.list_members(engine, Look::Whole, ctx);
         self.parts.pulse.take();
-        self.probe_later(engine.clone(), Probing::default(), self.parts.probes.interval, ctx);
+        self.probe_later(engine.clone(), Probing::default(), self.parts.bounds.load().probes.interval, ctx);
     }
 
     /// The next health probe of an engine that serves, and those after it.
@@ -104,14 +104,14 @@ impl VllmSupervisor {
         ctx: &mut Context<Self>,
     ) {
         let (client, launch) = (self.client.clone(), engine.launch.clone());
-        let limit = self.parts.probes.timeout;
+        let limit = self.parts.bounds.load().probes.timeout;
         let probe = async move {
             tokio::time::sleep(pause).await;
             health::probe(&client, &launch, limit).await
         };
         let taken = probe.into_actor(self).map(move |probe, supervisor, ctx| {
             let moved = supervisor.parts.pulse.take();
-            match probing.take(&probe, moved, &supervisor.parts.probes) {
+            match probing.take(&probe, moved, &supervisor.parts.bounds.load().probes) {
                 Verdict::Again(pause) => {
                     tell_of(&engine, &probe);
                     supervisor.keep_house_once(&engine, ctx);
@@ -158,8 +158,8 @@ impl VllmSupervisor {
         }
         let told = self.shortening == Shortening::Failed;
         self.shortening = Shortening::Runs;
-        let (path, keep) = (engine.launch.log.clone(), self.parts.keep_logs);
-        let limit = self.parts.max_log_bytes;
+        let (path, keep) = (engine.launch.log.clone(), self.parts.bounds.load().keep_logs);
+        let limit = self.parts.bounds.load().max_log_bytes;
         let shown = path.display().to_string();
         let work = tokio::task::spawn_blocking(move || log::shorten(&path, limit, keep));
         ctx.spawn(work.into_actor(self).map(move |done, supervisor, _| {

@@ -3,9 +3,14 @@
 //! Owns: the bridge to the `config` crate, which merges layers and types the result. Must never
 //! do: decide what is valid.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use config::{ConfigError, Map, Source, Value};
+use serde_json::Value as Json;
+
+use super::keys::{KEYS, KeySpec};
+use super::shown;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +48,21 @@ impl Layer {
     pub(super) fn set(&mut self, path: String, kind: config::ValueKind, origin: Origin) {
         let value = Value::new(Some(&origin.to_string()), kind);
         self.values.push((path, value, origin));
+    }
+}
+
+impl Layer {
+    /// What it says, secrets redacted, under whatever name `key` gives it.
+    pub(super) fn shown<K: Ord>(
+        &self,
+        key: impl Fn(&'static KeySpec, &Origin) -> K,
+    ) -> BTreeMap<K, Json> {
+        let one = |(path, value, origin): &(String, Value, Origin)| {
+            let spec = KEYS.iter().find(|spec| spec.path() == *path)?;
+            let value = value.clone().try_deserialize().ok()?;
+            Some((key(spec, origin), shown::redact(spec, value)))
+        };
+        self.values.iter().filter_map(one).collect()
     }
 }
 

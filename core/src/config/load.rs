@@ -9,9 +9,11 @@ use std::ops::Range;
 use config::Config;
 use toml_edit::{Document, Item, Key, TableLike};
 
-use super::keys::{KEYS, KeySpec, Kind, Settings};
+use serde_json::{Map, Value as Json};
+
+use super::keys::{Applies, KEYS, KeySpec, Settings};
 use super::layers::{Layer, Origin};
-use super::{Problem, check, parse};
+use super::{Problem, check, parse, shown};
 
 /// What settings are made from.
 #[derive(Debug, Clone, Default)]
@@ -29,10 +31,29 @@ pub struct Loaded {
     pub settings: Settings,
     /// Where each key's value came from.
     pub origins: BTreeMap<&'static str, Origin>,
-    /// Effective values as JSON text by key, secrets redacted; `None`: unset.
-    pub values: BTreeMap<&'static str, Option<String>>,
+    /// Effective values by key, secrets redacted; null: unset.
+    pub values: BTreeMap<&'static str, Json>,
+    /// What the file says by key, secrets redacted.
+    pub file: BTreeMap<&'static str, Json>,
+    /// What the environment says, by variable, secrets redacted.
+    pub env_overrides: BTreeMap<String, Json>,
     /// What is odd but harmless.
     pub warnings: Vec<Problem>,
+    /// Effective values as they are.
+    raw: BTreeMap<&'static str, Json>,
+}
+
+/// Settings that were read again while others are in force.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// What the next start would read: all of file and environment.
+    pub wanted: Loaded,
+    /// What is in force now: keys that need a restart as they were, the others as wanted.
+    pub effective: Loaded,
+    /// Keys whose effective value is another one now.
+    pub applied: Vec<&'static str>,
+    /// Keys that have another value in file or environment than in force: they need a restart.
+    pub pending: Vec<&'static str>,
 }
 
 /// Variables with a meaning of their own beside the keys.
@@ -43,7 +64,7 @@ const VARIABLE_ALIASES: &[(&str, &str)] =
     &[("IMAGEWORKS_REGISTRY_DIR", "registry_dir"), ("IMAGEWORKS_DEPLOYMENT_PROFILE", "profile")];
 
 /// Names that existing files use (SPEC 12), and prefix-free ones of `[vllm]` (SPEC 3.2).
-const KEY_ALIASES: &[(&str, &str)] = &[
+pub(super) const KEY_ALIASES: &[(&str, &str)] = &[
     ("autostart_map_raw", "autostart_map"),
     ("vllm_remote_executor_url", "vllm_remote_url"),
     ("vllm_executor_workdir", "vllm_executor_cwd"),
@@ -52,7 +73,7 @@ const KEY_ALIASES: &[(&str, &str)] = &[
 ];
 
 /// Existing files keep keys of the original in these, whatever their section is now.
-const LEGACY_SECTIONS: &[&str] = &["general", "misc"];
+pub(super) const LEGACY_SECTIONS: &[&str] = &["general", "misc"];
 
 /// Reads all layers. `Err` holds every problem there is.
 pub fn load(input: &Input) -> Result<Loaded, Vec<Problem>> {
@@ -64,6 +85,59 @@ pub fn load(input: &Input) -> Result<Loaded, Vec<Problem>> {
     reader.finish()
 }
 
+/// Reads all layers for a daemon that runs with `running`: what can change while it runs does, the
+/// rest stays. Both what is in force then and what the next start would read must be valid.
+pub fn load_onto(input: &Input, running: &Loaded) -> Result<Reloaded, Vec<Problem>> {
+    let wanted = load(input)?;
+    let (mut raw, mut origins) = (wanted.raw.clone(), wanted.origins.clone());
+    let mut pending = Vec::new();
+    for spec in KEYS.iter().filter(|spec| spec.applies != Applies::Live) {
+        let (name, old) = (spec.name, running.raw.get(spec.name).cloned().unwrap_or_default());
+        if raw.insert(name, old.clone()) != Some(old) {
+            pending.push(name);
+            // The line it came from may say something else by now.
+            origins.insert(name, running.origins.get(name).cloned().unwrap_or(Origin::Default));
+        }
+    }
+    let applied = KEYS.iter().map(|spec| spec.name);
+    let applied = applied.filter(|name| raw.get(name) != running.raw.get(name)).collect();
+    let settings = typed(&raw, &origins).map_err(|problems| {
+        let until_restart = |problem: Problem| Problem {
+            message: format!(
+                "{}; with what stays until a restart ({}) this cannot be taken over while running",
+                problem.message,
+                pending.join(", ")
+            ),
+            ..problem
+        };
+        problems.into_iter().map(until_restart).collect::<Vec<_>>()
+    })?;
+    let effective = Loaded { values: shown::all(&raw), settings, origins, raw, ..wanted.clone() };
+    Ok(Reloaded { wanted, effective, applied, pending })
+}
+
+/// Values by key into settings, and the checks that need several of them.
+fn typed(
+    raw: &BTreeMap<&'static str, Json>,
+    origins: &BTreeMap<&'static str, Origin>,
+) -> Result<Settings, Vec<Problem>> {
+    let mut sections = Map::new();
+    for spec in KEYS {
+        let section = sections.entry(spec.section).or_insert_with(|| Json::Object(Map::new()));
+        if let Some(section) = section.as_object_mut() {
+            let value = raw.get(spec.name).cloned().unwrap_or_default();
+            section.insert(spec.name.to_owned(), value);
+        }
+    }
+    // The kinds have been checked key by key, so a failure is about a table's inside.
+    let settings: Settings = serde_json::from_value(Json::Object(sections)).map_err(|error| {
+        vec![Problem { place: "settings".to_owned(), message: error.to_string() }]
+    })?;
+    let mut problems = Vec::new();
+    check::together(&settings, origins, &mut problems);
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
 #[derive(Default)]
 struct Reader {
     file: Layer,
@@ -72,7 +146,7 @@ struct Reader {
     warnings: Vec<Problem>,
 }
 
-fn spec(name: &str) -> Option<&'static KeySpec> {
+pub(super) fn spec(name: &str) -> Option<&'static KeySpec> {
     KEYS.iter().find(|spec| spec.name == name)
 }
 
@@ -187,24 +261,42 @@ impl Reader {
             .add_source(self.file.clone())
             .add_source(self.env.clone())
             .build();
-        let typed = merged.and_then(|all| Ok((values(&all), all.try_deserialize::<Settings>()?)));
-        match typed {
-            Ok((values, settings)) => {
-                check::together(&settings, &origins, &mut self.problems);
-                if self.problems.is_empty() {
-                    return Ok(Loaded { settings, origins, values, warnings: self.warnings });
-                }
+        let settings = merged.map_err(|error| {
+            vec![Problem { place: "settings".to_owned(), message: error.to_string() }]
+        });
+        let settings = settings.and_then(|all| {
+            let raw = raw(&all);
+            Ok((typed(&raw, &origins)?, raw))
+        });
+        match settings {
+            Ok((settings, raw)) if self.problems.is_empty() => Ok(Loaded {
+                settings,
+                values: shown::all(&raw),
+                file: self.file.shown(|spec, _| spec.name),
+                env_overrides: self.env.shown(|_, origin| match origin {
+                    Origin::Env(name) => name.clone(),
+                    other => other.to_string(),
+                }),
+                origins,
+                warnings: self.warnings,
+                raw,
+            }),
+            Ok(_) => Err(self.problems),
+            Err(more) => {
+                self.problems.extend(more);
+                Err(self.problems)
             }
-            // The kinds have been checked key by key, so this is about a table's inside.
-            Err(error) if self.problems.is_empty() => self.problem("settings", error.to_string()),
-            Err(_) => {}
         }
-        Err(self.problems)
     }
 }
 
+/// Merged values by key; null: unset.
+fn raw(all: &Config) -> BTreeMap<&'static str, Json> {
+    KEYS.iter().map(|spec| (spec.name, all.get(&spec.path()).unwrap_or_default())).collect()
+}
+
 /// The key that `name` means in `section`, or what is wrong with it there.
-fn place_key(section: &str, name: &str) -> Result<&'static KeySpec, String> {
+pub(super) fn place_key(section: &str, name: &str) -> Result<&'static KeySpec, String> {
     let aliased = KEY_ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, key)| *key);
     let home = spec(aliased.unwrap_or(name));
     match home {
@@ -224,7 +316,7 @@ fn place_key(section: &str, name: &str) -> Result<&'static KeySpec, String> {
     }
 }
 
-fn is_section(name: &str) -> bool {
+pub(super) fn is_section(name: &str) -> bool {
     LEGACY_SECTIONS.contains(&name) || KEYS.iter().any(|spec| spec.section == name)
 }
 
@@ -237,7 +329,10 @@ fn unknown_section(name: &str) -> String {
     format!("there is no section [{name}]{near}")
 }
 
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     candidates
         .map(|known| (strsim::jaro_winkler(name, known), known))
         .filter(|(score, _)| *score > 0.75)
@@ -254,7 +349,7 @@ fn is_service_link(name: &str, text: &str) -> bool {
 }
 
 /// Line of a place in the text, counted from 1.
-fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+pub(super) fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
     let end = span.map_or(0, |s| s.start).min(text.len());
     text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count() + 1
 }
@@ -272,126 +367,4 @@ fn defaults() -> Layer {
         }
     }
     layer
-}
-
-/// Effective values for people, without secrets.
-fn values(all: &Config) -> BTreeMap<&'static str, Option<String>> {
-    let shown = |spec: &KeySpec| {
-        let value: serde_json::Value = all.get(&spec.path()).ok()?;
-        Some(redact(spec, value).to_string())
-    };
-    KEYS.iter().map(|spec| (spec.name, shown(spec))).collect()
-}
-
-fn redact(spec: &KeySpec, value: serde_json::Value) -> serde_json::Value {
-    use serde_json::Value as Json;
-    match (spec.kind, value) {
-        (Kind::ApiKeys, Json::Array(keys)) => {
-            let hide = |mut key: Json| {
-                for field in ["key", "key_sha256"] {
-                    if let Some(secret) = key.get_mut(field) {
-                        *secret = Json::from("***");
-                    }
-                }
-                key
-            };
-            Json::Array(keys.into_iter().map(hide).collect())
-        }
-        (Kind::Map, Json::Object(map)) => {
-            Json::Object(map.into_iter().map(|(name, _)| (name, Json::from("***"))).collect())
-        }
-        (Kind::Services, mut services) => {
-            services
-                .as_object_mut()
-                .into_iter()
-                .flat_map(|map| map.values_mut())
-                .for_each(hide_service);
-            services
-        }
-        (Kind::Text, Json::String(text)) if spec.name == "autostart_map" => {
-            Json::from(without_secrets_of_services(&text))
-        }
-        (Kind::Text, Json::String(text)) => Json::from(without_password(&text)),
-        (_, value) => value,
-    }
-}
-
-/// What a service's table says that is nobody's business.
-fn hide_service(table: &mut serde_json::Value) {
-    let env = table.get_mut("env").and_then(serde_json::Value::as_object_mut);
-    for value in env.into_iter().flat_map(|env| env.values_mut()) {
-        *value = "***".into();
-    }
-    if let Some(url) = table.get_mut("ready_url")
-        && let Some(text) = url.as_str()
-    {
-        // A name alone may be a token.
-        *url = without_userinfo(text).into();
-    }
-}
-
-/// The map's JSON form has tables in it; what cannot be read may have anything.
-fn without_secrets_of_services(map: &str) -> String {
-    if !map.trim_start().starts_with('{') {
-        return map.to_owned();
-    }
-    let Ok(mut services) = serde_json::from_str::<serde_json::Value>(map) else {
-        return "***".to_owned();
-    };
-    services.as_object_mut().into_iter().flat_map(|map| map.values_mut()).for_each(hide_service);
-    services.to_string()
-}
-
-fn without_userinfo(text: &str) -> String {
-    match url::Url::parse(text) {
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
-            // Neither can fail: an address with these has a host.
-            let _ = url.set_password(None);
-            let _ = url.set_username("***");
-            url.to_string()
-        }
-        _ => text.to_owned(),
-    }
-}
-
-/// `http://user:password@host` without the password.
-fn without_password(text: &str) -> String {
-    match url::Url::parse(text) {
-        Ok(mut url) if url.password().is_some() => {
-            // Cannot fail: an address with a password has a host.
-            let _ = url.set_password(Some("***"));
-            url.to_string()
-        }
-        _ => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    /// How a setting is shown.
-    fn shown(toml: &str, key: &str) -> String {
-        let file = Some(("chat_proxy.toml".into(), toml.to_owned()));
-        let loaded = load(&Input { file, env: Vec::new() }).unwrap();
-        loaded.values[key].clone().unwrap_or_default()
-    }
-
-    #[test]
-    fn what_services_are_given_to_keep_is_not_shown_in_the_table_nor_in_the_map() {
-        let table =
-            "command = [\"serve\"], env = { A = \"hush\" }, ready_url = \"http://hush@h:1/x\"";
-        let services =
-            shown(&format!("[autostart]\nservices = {{ s = {{ {table} }} }}"), "services");
-        let map = r#"{"m": {"command": ["serve"], "env": {"A": "hush"}, "ready_url": "http://a:hush@h:1/x"}, "n": ["serve"]}"#;
-        let map = shown(&format!("[autostart]\nautostart_map = '{map}'"), "autostart_map");
-        for text in [services, map] {
-            assert!(!text.contains("hush"), "{text}");
-            assert!(text.contains("serve") && text.contains("***@h:1/x"), "{text}");
-        }
-        assert_eq!(without_secrets_of_services("{\"m\": hush"), "***");
-        let plain = shown("[autostart]\nautostart_map = \"gguf:m, shell:n\"", "autostart_map");
-        assert_eq!(plain, "\"gguf:m, shell:n\"");
-    }
 }

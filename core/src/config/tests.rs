@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod changing;
+
 fn file(text: &str) -> Result<Loaded, Vec<String>> {
     with_env(text, &[])
 }
@@ -69,7 +71,8 @@ fn every_key_of_the_specification_exists_with_its_default() {
     for pair in spec.split_whitespace() {
         let (name, default) = pair.split_once('=').unwrap();
         let value = loaded.values.get(name).unwrap_or_else(|| panic!("no key {name}"));
-        assert_eq!(value.as_deref().unwrap_or("unset"), default, "{name}");
+        let value = if value.is_null() { "unset".to_owned() } else { value.to_string() };
+        assert_eq!(value, default, "{name}");
     }
     // Beyond the specification's list: tables, what [security] needs for HTTPS, and what it says of
     // Ollama without naming a key.
@@ -305,6 +308,14 @@ fn the_sample_file_documents_every_key_with_its_default() {
     }
     let loaded = file(sample).unwrap();
     assert_eq!(loaded.settings, file("").unwrap().settings, "the sample file changes nothing");
+    // What needs a restart is marked, and nothing else.
+    let lines: Vec<&str> = sample.lines().collect();
+    for spec in KEYS.iter().filter(|spec| spec.name != "services") {
+        let key = format!("# {} = ", spec.name);
+        let at = lines.iter().position(|line| line.starts_with(&key)).unwrap();
+        let marked = lines[at - 1].ends_with("(restart)");
+        assert_eq!(marked, spec.applies == Applies::Restart, "{}", spec.name);
+    }
     // Uncommented it loads too: each line is a valid one.
     let is_key = |rest: &&str| {
         rest.split(" = ").next().is_some_and(|key| KEYS.iter().any(|spec| spec.name == key))

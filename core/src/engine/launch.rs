@@ -164,6 +164,13 @@ impl Launch {
         line
     }
 
+    /// Whether the engine of the other launch does as well for this one: what only says how it is
+    /// watched may differ.
+    pub fn same_engine(&self, other: &Launch) -> bool {
+        let (start_timeout, log) = (other.start_timeout, other.log.clone());
+        *other == Launch { start_timeout, log, ..self.clone() }
+    }
+
     /// The specification as text: equal texts mean that a running engine still fits. Not shown to
     /// people, for the environment may hold secrets; only its hash is kept.
     pub fn fingerprint(&self) -> String {

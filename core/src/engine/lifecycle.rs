@@ -63,6 +63,12 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Other bounds, for the ways down and the waits that begin from now on.
+    pub fn change(&mut self, rules: LifecycleRules) {
+        self.records.change(rules.backoff, rules.breaker.clone());
+        self.rules = rules;
+    }
+
     /// Nothing runs, nothing is wanted.
     pub fn new(rules: LifecycleRules) -> Self {
         let records = Records::new(rules.backoff, rules.breaker.clone());

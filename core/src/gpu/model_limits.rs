@@ -71,6 +71,11 @@ impl ModelLimits {
         ModelLimits { rules, models: HashMap::new(), waiting: 0 }
     }
 
+    /// Other bounds, from now on; nobody who is in has to go.
+    pub fn change(&mut self, rules: LimitRules) {
+        self.rules = rules;
+    }
+
     /// Somebody comes.
     pub fn enter(
         &mut self,

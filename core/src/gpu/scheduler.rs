@@ -14,7 +14,9 @@
 //!    swap serves at least the batch that caused it.
 //! 4. A load that nobody waits for any more goes on, unless somebody waits for another model, or it
 //!    was left alone for too long.
-//! 5. A model in a crash loop is refused at once, before anything is stopped for it; by hand it may
+//! 5. What runs although its entry has changed serves on until nobody uses it; then it is started
+//!    anew, or goes where its entry has gone.
+//! 6. A model in a crash loop is refused at once, before anything is stopped for it; by hand it may
 //!    be asked for all the same.
 //!
 //! What holds the GPU is learnt from the engine's reports, which are whole truths: until the first
@@ -26,6 +28,7 @@ mod costs;
 mod leases;
 mod loading;
 mod ollama;
+mod outdated;
 mod policy;
 mod reports;
 mod times;
@@ -47,6 +50,7 @@ use crate::ids::{Generation, ModelName, Ticket};
 
 use aside::Aside;
 use costs::Costs;
+pub use outdated::Specs;
 pub use types::{
     Clearing, Closing, ClosingCause, Effect, Event, Gpu, Keep, Reason, Refusal, Resident,
     SchedulerRules, Stopping, Stuck,
@@ -84,8 +88,10 @@ pub struct Scheduler {
     parked: Vec<Waiter>,
     /// What is to come back after a lease: its name, until somebody says what that means now.
     wanted_back: Option<ModelName>,
-    /// And then this.
-    restore: Option<Arc<Launch>>,
+    /// And then this; why it comes back.
+    restore: Option<(Arc<Launch>, Reason)>,
+    /// How each model of the registry is started, once that is known.
+    specs: Option<Arc<Specs>>,
     /// Who waited for the resident when it became ready.
     batch: Vec<Ticket>,
     /// How models are kept, where their entries say.
@@ -131,6 +137,7 @@ impl Scheduler {
             parked: Vec::new(),
             wanted_back: None,
             restore: None,
+            specs: None,
             batch: Vec::new(),
             keeps: Arc::default(),
             broken: Vec::new(),

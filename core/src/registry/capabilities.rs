@@ -54,7 +54,7 @@ impl Capabilities {
 }
 
 /// The one name for all spellings of a capability.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     let plain: String =
         name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     let groups = [("vision", VISION), ("reasoning", REASONING), ("tools", TOOLS)];

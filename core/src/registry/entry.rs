@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::capabilities::Capabilities;
 use super::keeping::Keeping;
 use super::policy::EntryPolicy;
+use super::roles::RoleFacts;
 use super::truth::is_truthy;
 
 /// One model.
@@ -62,6 +63,8 @@ pub struct Entry {
     pub policy: EntryPolicy,
     /// `metadata.ollama_capabilities`: what Ollama has said that it can do; empty: not known.
     pub ollama_capabilities: Vec<String>,
+    /// How good it is at what, and what it needs of the GPU.
+    pub role_facts: RoleFacts,
 }
 
 /// Prices of a million tokens, in whatever currency the registry is kept in.
@@ -188,6 +191,8 @@ struct Wire {
     generation_defaults: Map<String, Value>,
     #[serde(deserialize_with = "loose_map")]
     probes: Map<String, Value>,
+    role_priority: Value,
+    vram_estimate_mb: Value,
     #[serde(deserialize_with = "or_default")]
     chat_template: ChatTemplate,
 }
@@ -225,6 +230,7 @@ impl Entry {
             quantization: wire.quantization,
             deprecated: wire.deprecated,
             downloaded_at: wire.downloaded_at,
+            role_facts: RoleFacts::of(&wire.role_priority, &wire.vram_estimate_mb, &wire.roles),
             roles: wire.roles,
             download_format: wire.download_format,
             download_path: wire.download_path,

@@ -92,6 +92,18 @@ pub struct Extensions {
     schema_version: u32,
 }
 
+impl Item {
+    /// Whether its files are here.
+    pub fn is_installed(&self) -> bool {
+        self.extensions.installed
+    }
+
+    /// What its entry, or else Ollama, says of a capability.
+    pub fn capability(&self, canonical_name: &str) -> Option<bool> {
+        self.extensions.capabilities.get(canonical_name).copied()
+    }
+}
+
 /// What items are made from, besides their entries.
 struct Places<'a> {
     rules: &'a ListingRules,
@@ -306,7 +318,7 @@ fn unix_seconds(text: &str) -> Option<u64> {
 }
 
 /// SPEC 4.4.
-fn is_test_model(entry: &Entry) -> bool {
+pub(crate) fn is_test_model(entry: &Entry) -> bool {
     let plain = normalize(&entry.name);
     entry.testing
         || ["testmodel", "synthetictest", "demomodel"].iter().any(|p| plain.starts_with(p))

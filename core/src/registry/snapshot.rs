@@ -159,6 +159,11 @@ impl Snapshot {
         Ok((&self.entries[position], &self.placements[position]))
     }
 
+    /// Whether two entries are one model at its backend.
+    pub fn is_same_model(&self, one: usize, other: usize) -> bool {
+        self.target(one) == self.target(other)
+    }
+
     /// What an entry really is at its backend: two entries of one target are one model.
     pub(super) fn target(&self, position: usize) -> Target<'_> {
         let entry = &self.entries[position];

@@ -42,6 +42,11 @@ impl Ask {
         ask
     }
 
+    /// A body in JSON, said to be so.
+    pub fn json_body(self, body: &Value) -> Self {
+        self.body(&body.to_string()).header("content-type", "application/json")
+    }
+
     pub fn body(mut self, body: &str) -> Self {
         self.body = Some(body.as_bytes().to_vec());
         self

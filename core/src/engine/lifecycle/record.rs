@@ -67,6 +67,11 @@ impl Records {
         Records { backoff, breaker, of: HashMap::new() }
     }
 
+    /// Other bounds, for failures from now on.
+    pub(super) fn change(&mut self, backoff: Duration, breaker: BreakerRules) {
+        (self.backoff, self.breaker) = (backoff, breaker);
+    }
+
     /// A start, or an engine, has failed.
     pub(super) fn failed(&mut self, launch: &Arc<Launch>, cause: &Cause, now: Moment) {
         if self.of.len() >= MAX_REMEMBERED {

@@ -31,6 +31,11 @@ enum State {
 }
 
 impl Scheduler {
+    /// How many may hold the GPU.
+    pub fn residents(&self) -> usize {
+        self.rules.budget.residents
+    }
+
     /// How many may hold the GPU from now on.
     pub fn budget(&mut self, budget: GpuBudget, now: Moment) -> Vec<Effect> {
         let before = self.rules.budget.ollama_stays();

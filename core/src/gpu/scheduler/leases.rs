@@ -177,7 +177,7 @@ impl Scheduler {
     pub(super) fn restore(&mut self, launch: Arc<Launch>) {
         let idle = matches!(self.gpu, Gpu::Empty | Gpu::Clearing(_) | Gpu::Unknown);
         if self.hold == Hold::Free && idle && !self.draining {
-            self.restore = Some(launch);
+            self.restore = Some((launch, Reason::Lease));
         }
     }
 
@@ -306,12 +306,15 @@ impl Scheduler {
         self.parked.iter()
     }
 
-    /// Loads what was there before a lease, where nobody wants anything else.
+    /// Loads what was there before a lease or a change, where nobody wants anything else.
     pub(super) fn load_saved(&mut self, vacant: bool, now: Moment, out: &mut Vec<Effect>) {
-        let Some(launch) = self.restore.clone() else { return };
+        let Some((launch, reason)) = self.restore.clone() else { return };
         let tenant = Tenant::Vllm(launch.clone());
-        let (to, reason) = (tenant.id(), Reason::Lease);
-        let change = super::policy::Change { to, reason, because: super::Because::Lease };
+        let because = match reason {
+            Reason::Changed => super::Because::Changed,
+            _ => super::Because::Lease,
+        };
+        let change = super::policy::Change { to: tenant.id(), reason, because };
         self.decide_for(change, now, out);
         if self.must_vacate() && !vacant {
             return self.vacate(now, out);

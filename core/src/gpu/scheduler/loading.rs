@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::policy::Change;
-use super::{Because, Decided, Effect, Gpu, Purpose, Reason, Refusal, Scheduler, Waiter};
+use super::{Because, Decided, Effect, Gpu, Purpose, Refusal, Scheduler, Waiter};
 use crate::engine::Launch;
 use crate::engine::lifecycle::Moment;
 use crate::gpu::{Tenant, TenantId};
@@ -110,14 +110,18 @@ impl Scheduler {
         }
         let since = *self.alone.get_or_insert(now);
         // What comes back after a lease is for nobody yet.
-        let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
+        let restored = self.decided.as_ref().is_some_and(|d| d.reason.brings_back());
         let grace = self.rules.abandoned_grace.filter(|_| !restored);
         let late = grace.is_some_and(|grace| since.saturating_add(grace) <= now);
-        if !self.waiters.iter().any(|w| self.competes(w)) && !late {
+        let outdated = self.outdated(launch);
+        if !self.waiters.iter().any(|w| self.competes(w)) && !late && outdated.is_none() {
             return;
         }
         let (generation, tenant) = (*generation, launch.clone().into());
         self.decided = None;
+        if let Some(how) = &outdated {
+            self.come_back(how);
+        }
         self.clear(generation, tenant, now, out);
     }
 }

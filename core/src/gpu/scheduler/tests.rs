@@ -12,6 +12,7 @@ mod leases;
 mod limits;
 mod machine;
 mod ollama;
+mod outdated;
 mod policy;
 mod rules;
 mod seeded;
@@ -67,6 +68,13 @@ static LAUNCHES: LazyLock<Vec<Arc<Launch>>> = LazyLock::new(|| launches(&MODELS)
 
 fn launch(model: &str) -> Arc<Launch> {
     LAUNCHES.iter().find(|launch| launch.model.as_str() == model).unwrap().clone()
+}
+
+/// The same model, started in another way.
+fn edition(of: &Launch, name: &str) -> Arc<Launch> {
+    let mut other = of.clone();
+    other.source = format!("{}-{name}", of.source);
+    Arc::new(other)
 }
 
 /// A vLLM with a model, or Ollama by its own name.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Gpu, Reason, Refusal, Resident, Scheduler, Waiter};
+use super::{Effect, Gpu, Refusal, Resident, Scheduler, Waiter};
 use crate::engine::lifecycle::Moment;
 use crate::gpu::TenantId;
 use crate::ids::Ticket;
@@ -62,7 +62,7 @@ impl Scheduler {
             Gpu::Resident(resident) => self.next_turn(resident),
             Gpu::Clearing(clearing) if clearing.in_flight > 0 => clearing.cut_at,
             Gpu::Loading(..) => {
-                let restored = self.decided.as_ref().is_some_and(|d| d.reason == Reason::Lease);
+                let restored = self.decided.as_ref().is_some_and(|d| d.reason.brings_back());
                 let grace = self.rules.abandoned_grace.filter(|_| !restored);
                 self.alone.and_then(|at| Some(at.saturating_add(grace?)))
             }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::outdated::Outdated;
 use super::policy::Change;
 use super::types::Bounds;
 use super::waiters::{Place, Purpose, Waiter};
@@ -32,6 +33,10 @@ impl Scheduler {
         match why {
             Goes::For(change) => self.decide_for(change, now, out),
             Goes::Unused => out.push(Effect::Unload { of: tenant.id(), reason: Reason::Idle }),
+            Goes::Outdated(how) => {
+                out.push(Effect::Unload { of: tenant.id(), reason: how.reason() });
+                self.come_back(&how);
+            }
             Goes::Ordered => {
                 out.push(Effect::Unload { of: tenant.id(), reason: Reason::Manual });
             }
@@ -49,6 +54,9 @@ impl Scheduler {
         }
         if let Some(change) = pressing.or_else(|| self.worth(now)) {
             return Some(Goes::For(change));
+        }
+        if let Some(how) = self.resident_outdated() {
+            return Some(Goes::Outdated(how));
         }
         self.idles_out_at(resident).is_some_and(|at| at <= now).then_some(Goes::Unused)
     }
@@ -202,6 +210,8 @@ enum Goes {
     Ordered,
     /// Nobody has used it for so long.
     Unused,
+    /// Its entry is another one, or none.
+    Outdated(Outdated),
 }
 
 /// Whom the resident takes.

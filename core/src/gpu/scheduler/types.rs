@@ -197,9 +197,18 @@ pub enum Reason {
     Idle,
     /// A lease, or the end of one.
     Lease,
+    /// Its entry is another one now.
+    Changed,
+    /// Its entry has gone.
+    Removed,
 }
 
 impl Reason {
+    /// What is loaded for it is for nobody yet: it was there before.
+    pub(super) fn brings_back(self) -> bool {
+        matches!(self, Reason::Lease | Reason::Changed)
+    }
+
     /// The word for it, in lists and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -207,6 +216,8 @@ impl Reason {
             Reason::Manual => "manual",
             Reason::Idle => "idle",
             Reason::Lease => "lease",
+            Reason::Changed => "changed",
+            Reason::Removed => "removed",
         }
     }
 }

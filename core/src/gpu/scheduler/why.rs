@@ -37,6 +37,8 @@ pub enum Because {
     ByHand,
     /// After a lease.
     Lease,
+    /// Its entry says something else.
+    Changed,
 }
 
 impl Display for Because {
@@ -63,6 +65,7 @@ impl Display for Because {
             Because::Vacant => f.write_str("nothing was loaded"),
             Because::ByHand => f.write_str("somebody ordered it by hand"),
             Because::Lease => f.write_str("it was there before a lease, and nobody wants another"),
+            Because::Changed => f.write_str("its entry had changed, and nobody used it"),
         }
     }
 }

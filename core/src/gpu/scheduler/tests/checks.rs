@@ -27,6 +27,12 @@ impl Before {
     }
 }
 
+/// Nobody used it, and it was its time, or its entry had changed.
+fn is_unused(effect: &Effect) -> bool {
+    let Effect::Unload { reason, .. } = effect else { return false };
+    matches!(reason, Reason::Idle | Reason::Changed | Reason::Removed)
+}
+
 impl World {
     /// An event for the scheduler, its effects, and whether all is as it must be.
     pub(super) fn tell(&mut self, event: &Event) {
@@ -134,11 +140,7 @@ impl World {
                     assert!(held.is_none_or(gone), "{held:?} is not gone");
                     assert!(
                         self.setting.rules.start_on_request
-                            || self
-                                .core
-                                .decided
-                                .as_ref()
-                                .is_some_and(|d| d.reason == Reason::Lease)
+                            || self.core.decided.as_ref().is_some_and(|d| d.reason.brings_back())
                             || asked_by_hand(&|id| *id == TenantId::from(&**launch)),
                         "a request started {generation}"
                     );
@@ -158,9 +160,7 @@ impl World {
                             || fresh
                             || ordered
                             || *self.core.hold() != Hold::Free
-                            || effects
-                                .iter()
-                                .any(|e| matches!(e, Effect::Unload { reason: Reason::Idle, .. }))
+                            || effects.iter().any(is_unused)
                             || !matches!(&before.gpu, Gpu::Resident(r) if r.tenant != Tenant::Ollama)
                             || asked_by_hand(&|_| true),
                         "a request stopped {generation}"
@@ -218,14 +218,14 @@ impl World {
     fn check_abandoned(&self, before: &Before, event: &Event, effects: &[Effect]) {
         let Gpu::Loading(of, launch, _) = &before.gpu else { return };
         let stops = effects.contains(&Effect::Stop(*of));
-        let unused = effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Unload { reason: Reason::Idle, .. }));
+        let unused = effects.iter().any(is_unused);
         let leased = *self.core.hold() != Hold::Free;
         let ordered = matches!(event, Event::Deactivate { .. }) || unused || leased;
         let mut competing = self.core.waiters.iter().filter(|w| self.core.competes(w));
         let others = competing.any(|w| !w.tenant.is(&TenantId::from(&**launch)));
-        if !stops || ordered || others {
+        // Nobody will want what the registry does not mean any more.
+        let outdated = self.core.outdated(launch).is_some();
+        if !stops || ordered || others || outdated {
             return;
         }
         let grace = self.setting.rules.abandoned_grace.expect("a load goes on");
@@ -240,7 +240,7 @@ impl World {
         self.alone = match self.core.gpu() {
             Gpu::Loading(of, launch, _)
                 if !self.core.waiters.any_of(&TenantId::from(&**launch))
-                    && self.core.decided.as_ref().is_none_or(|d| d.reason != Reason::Lease) =>
+                    && self.core.decided.as_ref().is_none_or(|d| !d.reason.brings_back()) =>
             {
                 let since = self.alone.filter(|(alone, _)| alone == of);
                 since.or(Some((*of, self.now)))

@@ -61,6 +61,7 @@ names!(EFFECTS, effect_name, Effect, {
     Effect::SwapBegan { because: Because::Vacant, .. } => "swap: vacant",
     Effect::SwapBegan { because: Because::ByHand, .. } => "swap: by hand",
     Effect::SwapBegan { because: Because::Lease, .. } => "swap: lease",
+    Effect::SwapBegan { because: Because::Changed, .. } => "swap: changed",
     Effect::SwapDone { .. } => "swap: done",
     Effect::Unload { .. } => "effect: unload",
 });

@@ -66,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
             model,
             keep,
         }),
+        1 => (0..MODELS.len(), proptest::option::weighted(0.8, 0..3u64))
+            .prop_map(|(model, edition)| Step::Entry { model, edition }),
         1 => prop_oneof![
             Just(Step::LeaveLease),
             Just(Step::Renew),

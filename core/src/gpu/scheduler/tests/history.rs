@@ -34,6 +34,7 @@ pub(super) enum Step {
     Force { max_age: Option<u64> },
     StartOnRequest(bool),
     Keep { model: usize, keep: Option<Keep> },
+    Entry { model: usize, edition: Option<u64> },
 }
 
 names!(STEPS, step_name, Step, {
@@ -62,6 +63,7 @@ names!(STEPS, step_name, Step, {
     Step::Force { .. } => "step: force",
     Step::StartOnRequest(_) => "step: start on request",
     Step::Keep { .. } => "step: keep",
+    Step::Entry { .. } => "step: entry",
 });
 
 /// How long a request is served, at most.
@@ -104,6 +106,7 @@ pub(super) fn take(world: &mut World, step: &Step) {
         Step::OldNews(at) => world.hear_old_news(at),
         Step::StartOnRequest(may) => world.start_on_request(may),
         Step::Keep { model, keep } => world.keep(MODELS[model], keep),
+        Step::Entry { model, edition } => world.entry(MODELS[model], edition),
     }
 }
 

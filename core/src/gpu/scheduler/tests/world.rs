@@ -121,6 +121,8 @@ pub(super) struct World {
     pub(super) counts: Counts,
     /// What the entries of models say.
     pub(super) keeps: HashMap<ModelName, Keep>,
+    /// Which edition of an entry the registry has, if not the first; `None`: it has gone.
+    pub(super) editions: HashMap<ModelName, Option<u64>>,
     /// Reports that were delivered since a supervisor or a scheduler began.
     pub(super) heard: Vec<EngineReport>,
     /// The engine that lives.
@@ -177,6 +179,7 @@ impl World {
             log: None,
             counts: Counts::default(),
             keeps: HashMap::new(),
+            editions: HashMap::new(),
             heard: Vec::new(),
             live: None,
             cut: BTreeSet::new(),
@@ -398,6 +401,8 @@ impl World {
         // Whoever is pinned gives way to no background work, however long it waits.
         self.keeps.clear();
         self.core.keep(Arc::default());
+        self.editions.clear();
+        self.core.specs(self.specs());
         self.tell(&Event::Tick);
         self.pass(s(1800), false);
     }

@@ -71,6 +71,10 @@ const KINDS: &[Kind] = &[
     (2, |draw| Step::OldNews(draw.index(1 << 16))),
     (1, |draw| Step::StartOnRequest(draw.yes(50))),
     (1, keeping),
+    (1, |draw| Step::Entry {
+        model: draw.index(MODELS.len()),
+        edition: draw.yes(80).then(|| draw.below(3)),
+    }),
     (1, |draw| Step::Lease { ttl: 1 + draw.below(60_000), restart: draw.yes(50) }),
     (1, lease_order),
 ];

@@ -74,6 +74,7 @@ impl World {
     pub(in super::super) fn new_scheduler(&mut self) {
         self.core = Scheduler::new(self.setting.rules.clone(), self.used);
         self.core.keep(Arc::new(self.keeps.clone()));
+        self.core.specs(self.specs());
         self.heard.clear();
         self.blind = true;
         (self.closed, self.forced) = (None, None);
@@ -114,6 +115,26 @@ impl World {
         };
         self.core.keep(Arc::new(self.keeps.clone()));
         self.tell(&Event::Tick);
+    }
+
+    /// The entry of a model is another one from now on, or goes.
+    pub(in super::super) fn entry(&mut self, model: &str, edition: Option<u64>) {
+        self.editions.insert(model.into(), edition);
+        self.core.specs(self.specs());
+        self.tell(&Event::Tick);
+    }
+
+    /// The registry as it is now.
+    pub(in super::super) fn specs(&self) -> Arc<Specs> {
+        let one = |name: &&str| {
+            let own = launch(name);
+            let now = match self.editions.get(&own.model).copied().unwrap_or(Some(0))? {
+                0 => own,
+                n => edition(&own, &n.to_string()),
+            };
+            Some((now.model.clone(), now))
+        };
+        Arc::new(MODELS.iter().filter_map(one).collect())
     }
 
     /// Whether background work may not have the GPU for now.

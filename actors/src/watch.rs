@@ -1,6 +1,6 @@
-//! Hearing that the registry may have changed.
+//! Hearing that something in a directory may have changed.
 //!
-//! Owns: the kernel watch on the registry directory and on the one above it (the directory itself
+//! Owns: the kernel watch on a directory and on the one above it (the directory itself
 //! may be replaced). Must never do: read the files, or believe an event: every event is only a
 //! reason to look. A watch on a file would be dead after the first editor's rename, so
 //! directories are watched.
@@ -14,35 +14,39 @@ use actix::{Message, Recipient};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::files::MERGED;
-
 /// Something may have changed.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Changed;
+pub(crate) struct Changed;
 
 /// See the module.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     dir: PathBuf,
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched, so that a new one of the same name is noticed.
     inode: Option<u64>,
     hears: Recipient<Changed>,
+    /// Files that we write ourselves.
+    is_ours: fn(&Path) -> bool,
     /// The directory was made, removed or renamed: a number of an inode is used again.
     replaced: Arc<AtomicBool>,
 }
 
 impl Watch {
     /// A watch that is not armed yet.
-    pub(super) fn new(dir: &Path, hears: Recipient<Changed>) -> Self {
+    pub(crate) fn new(
+        dir: &Path,
+        is_ours: fn(&Path) -> bool,
+        hears: Recipient<Changed>,
+    ) -> Self {
         // Events name absolute paths, and a relative one has no parent to watch.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        Watch { dir, watcher: None, inode: None, hears, replaced: Arc::default() }
+        Watch { dir, watcher: None, inode: None, hears, is_ours, replaced: Arc::default() }
     }
 
     /// Arms the watch, or arms it anew if the directory is another one. Where the kernel cannot
     /// watch, the regular look at the files has to do.
-    pub(super) fn rearm(&mut self) {
+    pub(crate) fn rearm(&mut self) {
         let replaced = self.replaced.swap(false, Ordering::SeqCst);
         let inode = std::fs::metadata(&self.dir).ok().map(|meta| meta.ino());
         if self.watcher.is_some() && !replaced && inode == self.inode {
@@ -58,7 +62,7 @@ impl Watch {
             }
             Err(error) => {
                 self.watcher = None;
-                tracing::warn!(%error, dir = %self.dir.display(), "the registry is not watched, only looked at now and then");
+                tracing::warn!(%error, dir = %self.dir.display(), "a directory is not watched, only looked at now and then");
             }
         }
     }
@@ -67,14 +71,14 @@ impl Watch {
     /// replaced at this very moment may not be there: the watch on the directory above it, which
     /// is armed first, hears of the new one.
     fn arm(&self) -> notify::Result<(RecommendedWatcher, bool)> {
-        let (dir, hears) = (self.dir.clone(), self.hears.clone());
+        let (dir, hears, is_ours) = (self.dir.clone(), self.hears.clone(), self.is_ours);
         let replaced = self.replaced.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.as_ref().map_or(true, |event| replaces(event, &dir)) {
                 replaced.store(true, Ordering::SeqCst);
             }
             // An error is a reason to look as well.
-            if event.is_ok_and(|event| !concerns(&event, &dir)) {
+            if event.is_ok_and(|event| !concerns(&event, &dir, is_ours)) {
                 return;
             }
             // One waiting look is enough; a mailbox that is full holds one.
@@ -100,9 +104,9 @@ fn is_absence(error: &notify::Error) -> bool {
     }
 }
 
-/// Whether an event can mean that a layer changed. Reading a file makes events too, and so does
-/// the merged file that we write: neither may lead to a reload, or there would be no end of them.
-fn concerns(event: &Event, dir: &Path) -> bool {
+/// Whether an event can mean that a file changed. Reading a file makes events too, and so do the
+/// files that we write: neither may lead to a reload, or there would be no end of them.
+fn concerns(event: &Event, dir: &Path, is_ours: fn(&Path) -> bool) -> bool {
     // The kernel's queue overflowed: what was lost may have been anything.
     if event.need_rescan() {
         return true;
@@ -126,11 +130,6 @@ fn replaces(event: &Event, dir: &Path) -> bool {
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
     );
     event.need_rescan() || (kind && event.paths.iter().any(|path| path == dir))
-}
-
-fn is_ours(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == MERGED || name.ends_with(".json.new")
 }
 
 #[cfg(test)]
@@ -159,7 +158,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("configs");
         let (heard_in, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let mut watch = Watch::new(&dir, Ear(heard_in).start().recipient());
+        let mut watch = Watch::new(&dir, |_| false, Ear(heard_in).start().recipient());
         // Seen a moment ago, gone when it is to be watched.
         watch.inode = Some(1);
         let (watcher, is_watched) = watch.arm().unwrap();
@@ -181,8 +180,9 @@ mod tests {
     #[test]
     fn only_what_can_change_a_layer_is_a_reason_to_look() {
         let dir = Path::new("/r/configs");
+        let is_ours = crate::registry::is_ours;
         let concerned =
-            |kind: EventKind, path: &str| concerns(&Event::new(kind).add_path(path.into()), dir);
+            |kind: EventKind, path: &str| concerns(&Event::new(kind).add_path(path.into()), dir, is_ours);
         let create = EventKind::Create(CreateKind::Any);
         let modify = EventKind::Modify(ModifyKind::Any);
         let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
@@ -196,6 +196,6 @@ mod tests {
         assert!(!concerned(create, "/r/configs/model_registry.json.new"));
         assert!(!concerned(modify, "/r/other"));
         let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        assert!(concerns(&overflow, dir) && replaces(&overflow, dir), "anything may be lost");
+        assert!(concerns(&overflow, dir, is_ours) && replaces(&overflow, dir), "anything may be lost");
     }
 }
