@@ -135,7 +135,9 @@ fn serve_program() -> ExitCode {
         Err(error) => {
             say(&mut io::stderr(), &format!("imageworks-chat-proxy: {error}"));
             match error {
-                serve::ServeError::Keys(_) | serve::ServeError::Profiles(_) => ExitCode::from(BAD_CONFIGURATION),
+                serve::ServeError::Keys(_) | serve::ServeError::Profiles(_) => {
+                    ExitCode::from(BAD_CONFIGURATION)
+                }
                 _ => ExitCode::FAILURE,
             }
         }

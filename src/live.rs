@@ -72,25 +72,21 @@ impl LiveSettings {
         let (house, settings) = (house.clone(), settings.clone());
         Ok(Box::new(move || {
             let before = live.all.load();
-            live.take(new);
+            live.take(&new);
             house.tell(&before, &settings);
         }))
     }
 
-    fn take(&self, new: LiveSettings) {
+    fn take(&self, new: &LiveSettings) {
         /// Each of these parts.
         macro_rules! store {
-            ($($part:ident),*) => { $(move_over(&self.$part, new.$part);)* };
+            ($($part:ident),*) => { $(self.$part.share(new.$part.load());)* };
         }
         store!(
             all, guard, profiled, forward, scaling, classes, log, registry, scheduler, supervisor,
             ollama
         );
     }
-}
-
-fn move_over<T>(to: &Live<T>, from: Live<T>) {
-    to.share(from.load());
 }
 
 /// Who must act on a change.

@@ -86,12 +86,7 @@ impl LogHandle {
 
     /// The writer, to be started on a thread of its own.
     pub fn writer(&self, guard: Guard) -> LoggerActor {
-        LoggerActor {
-            shared: self.shared.clone(),
-            file: None,
-            failing: false,
-            _guard: guard,
-        }
+        LoggerActor { shared: self.shared.clone(), file: None, failing: false, _guard: guard }
     }
 
     /// Hands a record to the writer; never waits for the disk.

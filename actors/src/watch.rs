@@ -34,11 +34,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// A watch that is not armed yet.
-    pub(crate) fn new(
-        dir: &Path,
-        is_ours: fn(&Path) -> bool,
-        hears: Recipient<Changed>,
-    ) -> Self {
+    pub(crate) fn new(dir: &Path, is_ours: fn(&Path) -> bool, hears: Recipient<Changed>) -> Self {
         // Events name absolute paths, and a relative one has no parent to watch.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         Watch { dir, watcher: None, inode: None, hears, is_ours, replaced: Arc::default() }
@@ -181,8 +177,9 @@ mod tests {
     fn only_what_can_change_a_layer_is_a_reason_to_look() {
         let dir = Path::new("/r/configs");
         let is_ours = crate::registry::is_ours;
-        let concerned =
-            |kind: EventKind, path: &str| concerns(&Event::new(kind).add_path(path.into()), dir, is_ours);
+        let concerned = |kind: EventKind, path: &str| {
+            concerns(&Event::new(kind).add_path(path.into()), dir, is_ours)
+        };
         let create = EventKind::Create(CreateKind::Any);
         let modify = EventKind::Modify(ModifyKind::Any);
         let open = EventKind::Access(AccessKind::Open(AccessMode::Any));
@@ -196,6 +193,9 @@ mod tests {
         assert!(!concerned(create, "/r/configs/model_registry.json.new"));
         assert!(!concerned(modify, "/r/other"));
         let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        assert!(concerns(&overflow, dir, is_ours) && replaces(&overflow, dir), "anything may be lost");
+        assert!(
+            concerns(&overflow, dir, is_ours) && replaces(&overflow, dir),
+            "anything may be lost"
+        );
     }
 }

@@ -119,13 +119,14 @@ fn said(outcome: &Outcome, now: &ConfigState, state: &AppState) -> Vec<(String, 
         keys => format!("written to {}: {}", path(state), keys.join(", ")),
     };
     if !outcome.applied.is_empty() {
-        message += &format!("; in force now: {}", outcome.applied.join(", "));
+        message = format!("{message}; in force now: {}", outcome.applied.join(", "));
     }
     if !now.pending.is_empty() {
-        message += &format!("; with the next start: {}", now.pending.join(", "));
+        message = format!("{message}; with the next start: {}", now.pending.join(", "));
     }
     if !covered.is_empty() {
-        message += &format!("; these variables go before the file: {}", covered.join(", "));
+        let covered = covered.join(", ");
+        message = format!("{message}; these variables go before the file: {covered}");
     }
     vec![
         ("status".to_owned(), "written".into()),

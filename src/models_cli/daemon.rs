@@ -144,7 +144,7 @@ impl Daemon {
             Some(body) => request.send_json(body).await,
             None => request.send().await,
         };
-        let response = sent.map_err(|error| self.unsent(&error))?.map_body(|_, body| body.into());
+        let response = sent.map_err(|error| self.unsent(&error))?;
         let status = response.status().as_u16();
         if status < 400 {
             return Ok(response);

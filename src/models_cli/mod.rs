@@ -3,7 +3,7 @@
 //! Owns: the verbs, one file each; what all of them share: where the daemon is ([`place`]), how it
 //! is asked ([`daemon`]), what is shown ([`output`]), exit codes ([`error`]). Must never do: start
 //! or stop an engine by itself: only the daemon does, by its API. The registry's files are read
-//! where no daemon runs.
+//! where no daemon runs, and written by the verbs that are about them ([`files`]).
 
 mod activate;
 mod backends;
@@ -11,10 +11,14 @@ mod completions;
 mod current;
 mod daemon;
 mod error;
+mod files;
+mod import_ollama;
 mod list;
+mod lock;
 mod logs;
 mod metrics;
 mod model;
+mod normalize;
 mod output;
 mod place;
 mod probe_vision;
@@ -23,6 +27,7 @@ mod select;
 mod show;
 mod table;
 mod tail;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -86,8 +91,7 @@ struct Global {
     timeout: Duration,
 }
 
-/// What to do. Verbs that read and write the registry's files (`verify`, `lock`, `unlock`,
-/// `normalize-formats`, `import-ollama`) get a file and a line each beside these.
+/// What to do.
 #[derive(Subcommand)]
 enum Verb {
     List(list::Args),
@@ -96,6 +100,11 @@ enum Verb {
     ActivateModel(activate::Args),
     CurrentModel(current::Args),
     ProbeVision(probe_vision::Args),
+    Verify(verify::Args),
+    Lock(lock::LockArgs),
+    Unlock(lock::UnlockArgs),
+    NormalizeFormats(normalize::Args),
+    ImportOllama(import_ollama::Args),
     Metrics(metrics::Args),
     Backends(backends::Args),
     Logs(logs::Args),
@@ -124,6 +133,11 @@ impl Verb {
             Verb::ActivateModel(args) => activate::run(&args, tools).await,
             Verb::CurrentModel(args) => current::run(&args, tools).await,
             Verb::ProbeVision(args) => probe_vision::run(&args, tools).await,
+            Verb::Verify(args) => verify::run(&args, tools),
+            Verb::Lock(args) => lock::lock(&args, tools),
+            Verb::Unlock(args) => lock::unlock(&args, tools),
+            Verb::NormalizeFormats(args) => normalize::run(&args, tools),
+            Verb::ImportOllama(args) => import_ollama::run(&args, tools).await,
             Verb::Metrics(args) => metrics::run(&args, tools).await,
             Verb::Backends(args) => backends::run(&args, tools).await,
             Verb::Logs(args) => logs::run(&args, tools).await,

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use super::Tools;
 use super::daemon::{Daemon, in_path};
 use super::error::CliError;
-use crate::settings;
 
 /// What is said where the files are read.
-const FROM_FILES: &str = "the daemon does not run; read from the files";
+pub(super) const FROM_FILES: &str = "the daemon does not run; read from the files";
 
 /// Models, and where they are known from.
 pub(super) struct Models {
@@ -70,7 +69,7 @@ fn or_files(
         Err(absence) if absence.is_absence() && tools.place.is_here() => {}
         told => return told,
     }
-    let settings = settings::registry(tools.place.settings()?);
+    let settings = tools.place.registry()?;
     let view = registry::inspect(&settings)?;
     tools.out.note(FROM_FILES);
     for problem in view.snapshot.problems() {

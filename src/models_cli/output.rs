@@ -56,6 +56,7 @@ impl Output {
     }
 
     /// A word beside the answer, on stderr.
+    #[allow(clippy::unused_self)] // what is said goes through it
     pub(super) fn note(&self, text: &str) {
         say(&mut io::stderr(), text);
     }

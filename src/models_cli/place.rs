@@ -9,12 +9,13 @@ use std::fs;
 use std::net::IpAddr;
 
 use awc::http::Uri;
-use chat_proxy_core::config::{Loaded, Problem, Right, Settings};
+use chat_proxy_actors::registry::RegistrySettings;
+use chat_proxy_core::config::{Problem, Right, Settings};
 
 use super::error::CliError;
 use crate::http::secret_of;
 use crate::listen::PORT_FILE;
-use crate::settings;
+use crate::settings::{self, Source};
 
 /// An address that somebody gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(super) struct Address {
 pub(super) struct Place {
     url: Option<Url>,
     key: Option<String>,
-    settings: OnceCell<Result<Loaded, Vec<Problem>>>,
+    settings: OnceCell<Result<Source, Vec<Problem>>>,
 }
 
 impl Place {
@@ -46,8 +47,24 @@ impl Place {
 
     /// The settings that a daemon which was started here would have.
     pub(super) fn settings(&self) -> Result<&Settings, CliError> {
-        match self.settings.get_or_init(settings::from_process) {
-            Ok(loaded) => Ok(&loaded.settings),
+        self.source().map(|source| &source.loaded.settings)
+    }
+
+    /// How that daemon would read its registry: with its profiles, and what fits this machine.
+    pub(super) fn registry(&self) -> Result<RegistrySettings, CliError> {
+        let source = self.source()?;
+        let (loaded, gpus) = (&source.loaded, settings::gpus(&source.loaded.settings));
+        let profiled = settings::profiled(loaded, &source.path, gpus).map_err(|problems| {
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            CliError::failed(said.join("; "), "`imageworks-chat-proxy check-config` says all of it")
+        })?;
+        Ok(settings::registry_with(&loaded.settings, &profiled))
+    }
+
+    /// The same, and what they were read from.
+    fn source(&self) -> Result<&Source, CliError> {
+        match self.settings.get_or_init(settings::source) {
+            Ok(source) => Ok(source),
             Err(problems) => Err(CliError::Settings(problems.clone())),
         }
     }
@@ -185,7 +202,12 @@ mod tests {
             let place = Place::new(Some(parse_url(url).unwrap()), key.map(str::to_owned));
             let toml = "[security]\napi_keys = [{ name = \"op\", key = \"b\", rights = [\"chat\", \"admin\"] }]\n";
             let input = Input { file: Some(("c".into(), toml.into())), env: Vec::new() };
-            place.settings.set(load(&input)).unwrap();
+            let source = load(&input).map(|loaded| Source {
+                loaded,
+                path: "chat_proxy.toml".into(),
+                env: Vec::new(),
+            });
+            assert!(place.settings.set(source).is_ok());
             place.address().unwrap().key
         };
         assert_eq!(place("http://127.0.0.1:1", None).as_deref(), Some("b"));

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, in_path};
 use super::error::{CliError, Refusal};
+use super::files::Registry;
 use super::model::{bytes, text};
 use super::progress::{BEAT, Progress};
 use super::table::{Table, shown};
@@ -35,6 +36,7 @@ const PROBE: (&str, &str) = ("x-imageworks-probe", "vision");
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   imageworks-models probe-vision qwen2.5vl_7b --image cat.jpg
+  imageworks-models probe-vision qwen2.5vl_7b --image cat.jpg --write
   imageworks-models probe-vision qwen2.5vl_7b --image cat.jpg --json | jq .vision_ok")]
 pub(super) struct Args {
     /// Any name of the model.
@@ -43,6 +45,9 @@ pub(super) struct Args {
     /// A picture: PNG, JPEG, WebP, GIF or BMP, of at most 20 MB.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
+    /// Write the verdict into the model's entry, in the discovered layer of this machine.
+    #[arg(long)]
+    write: bool,
     /// Wait at most so long for each answer, in seconds; the first one may need a load.
     #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
     max_wait: Duration,
@@ -50,6 +55,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args, tools: &Tools) -> Result<(), CliError> {
     let image = read_image(&args.image)?;
+    let registry = args.write.then(|| Registry::of(tools)).transpose()?;
     let daemon = tools.daemon()?;
     let item = daemon.get(&format!("/v1/models/{}", in_path(&args.name))).await?;
     let name = text(&item["extensions"]["logical_id"]);
@@ -64,7 +70,22 @@ pub(super) async fn run(args: &Args, tools: &Tools) -> Result<(), CliError> {
     };
     drop(progress);
     let probe = Probe { name, without, with };
-    if tools.out.json { tools.out.value(&probe.to_json()) } else { tools.out.text(&probe.render()) }
+    let written = registry.is_some();
+    if let Some(registry) = registry {
+        write(&registry, &probe, tools)?;
+    }
+    if tools.out.json {
+        return tools.out.value(&probe.to_json(written));
+    }
+    tools.out.text(&probe.render(written))
+}
+
+/// The daemon hears of it by itself.
+fn write(registry: &Registry, probe: &Probe, tools: &Tools) -> Result<(), CliError> {
+    let named = registry.named(tools, &probe.name)?;
+    named.refuse_if_curated(&[&["probes", "vision", "vision_ok"]])?;
+    let fields = probe.entry().as_object().cloned().unwrap_or_default();
+    registry.set(&named.name, fields).map(|_| ())
 }
 
 /// The backend itself will not have the image; anything else says nothing about the model.
@@ -98,7 +119,7 @@ impl Probe {
         json!({"probes": {"vision": {"vision_ok": self.sees()}}})
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, written: bool) -> Value {
         let of = |answer: &Answer| {
             json!({"prompt_tokens": answer.prompt_tokens,
                 "completion_tokens": answer.completion_tokens, "answer": answer.text})
@@ -108,10 +129,10 @@ impl Probe {
             Err(why) => json!({"refused": why}),
         };
         json!({"model": self.name, "vision_ok": self.sees(), "without_image": of(&self.without),
-            "with_image": with, "entry": self.entry()})
+            "with_image": with, "entry": self.entry(), "written": written})
     }
 
-    fn render(&self) -> String {
+    fn render(&self, written: bool) -> String {
         let of = |answer: &Answer| {
             let Answer { prompt_tokens, completion_tokens, text } = answer;
             format!(
@@ -130,7 +151,12 @@ impl Probe {
             ("with the image", with),
             ("verdict", verdict.to_owned()),
         ]);
-        format!("{}\nIn its entry of the registry:\n{}\n", table.render(false), self.entry())
+        let where_to = if written { "Written into" } else { "In" };
+        format!(
+            "{}\n{where_to} its entry of the registry:\n{}\n",
+            table.render(false),
+            self.entry()
+        )
     }
 }
 
@@ -230,7 +256,7 @@ mod tests {
         let probe = |with| Probe { name: "q".to_owned(), without: answer(20), with };
         assert!(probe(Ok(answer(21))).sees());
         assert!(!probe(Ok(answer(20))).sees());
-        insta::assert_snapshot!(probe(Ok(answer(278))).render(), @r#"
+        insta::assert_snapshot!(probe(Ok(answer(278))).render(false), @r#"
         model              q
         without the image  20 tokens of prompt, 3 of answer: A cat.
         with the image     278 tokens of prompt, 3 of answer: A cat.
@@ -240,7 +266,7 @@ mod tests {
         {"probes":{"vision":{"vision_ok":true}}}
         "#);
         let refused = probe(Err("q is not a multimodal model".to_owned()));
-        insta::assert_snapshot!(refused.render(), @r#"
+        insta::assert_snapshot!(refused.render(false), @r#"
         model              q
         without the image  20 tokens of prompt, 3 of answer: A cat.
         with the image     refused: q is not a multimodal model
@@ -249,8 +275,8 @@ mod tests {
         In its entry of the registry:
         {"probes":{"vision":{"vision_ok":false}}}
         "#);
-        insta::assert_snapshot!(refused.to_json(), @r#"
-        {"model":"q","vision_ok":false,"without_image":{"prompt_tokens":20,"completion_tokens":3,"answer":"A\ncat. "},"with_image":{"refused":"q is not a multimodal model"},"entry":{"probes":{"vision":{"vision_ok":false}}}}
+        insta::assert_snapshot!(refused.to_json(false), @r#"
+        {"model":"q","vision_ok":false,"without_image":{"prompt_tokens":20,"completion_tokens":3,"answer":"A\ncat. "},"with_image":{"refused":"q is not a multimodal model"},"entry":{"probes":{"vision":{"vision_ok":false}}},"written":false}
         "#);
     }
 

@@ -89,6 +89,7 @@ impl Progress {
         }
     }
 
+    #[allow(clippy::unused_self)] // only who has the line draws on it
     fn draw(&self, line: &str) {
         let mut err = io::stderr().lock();
         // Whoever closed it does not want to see it.

@@ -1,11 +1,14 @@
 //! `select ROLE`: which models would be taken for a role, the best first (SPEC 8).
 
+use chat_proxy_actors::registry;
+use chat_proxy_core::ApiError;
+use chat_proxy_core::profiles::roles::Ask;
 use serde_json::Value;
 
 use super::Tools;
 use super::daemon::in_path;
 use super::error::CliError;
-use super::model::{number, text};
+use super::model::{FROM_FILES, number, text};
 use super::table::Table;
 
 /// Show which models would be taken for a role, the best first.
@@ -53,13 +56,18 @@ async fn ask(args: &Args, tools: &Tools) -> Result<Value, CliError> {
     tools.daemon()?.get(&path).await
 }
 
-/// The same from the registry's files, where no daemon runs here: of
-/// `chat_proxy_actors::registry::inspect(&settings::registry(tools.place.settings()?))` and the
-/// hardware profile of the settings, in the form of the daemon's answer. The rules of the choice
-/// belong to the core, where the endpoint has them from.
-fn offline_selection(args: &Args, _: &Tools) -> Result<Value, CliError> {
-    let message = format!("the daemon does not run; it is needed to choose for {:?}", args.role);
-    Err(CliError::failed(message, "start it; `list --role` works without"))
+/// The same from the registry's files, where no daemon runs here.
+fn offline_selection(args: &Args, tools: &Tools) -> Result<Value, CliError> {
+    let view = registry::inspect(&tools.place.registry()?)?;
+    tools.out.note(FROM_FILES);
+    let wanted =
+        Ask { role: &args.role, needs: &[], top_n: args.top_n as usize, explain: args.explain };
+    let selection = view.roles().select(&wanted).map_err(|unknown| {
+        let refusal = ApiError::from(unknown);
+        CliError::not_found(refusal.message, refusal.hint.unwrap_or_default())
+    })?;
+    serde_json::to_value(selection)
+        .map_err(|error| CliError::failed(error.to_string(), "a defect; please report it"))
 }
 
 fn render(selected: &Value) -> String {
@@ -95,7 +103,7 @@ fn render(selected: &Value) -> String {
             table.row(vec![
                 text(&reason["name"]).into(),
                 taken.into(),
-                text(&reason["why"]).into(),
+                text(&reason["reason"]).into(),
             ]);
         }
         all.push('\n');
@@ -124,8 +132,8 @@ mod tests {
         2  tiny-o   -         ollama   -      -        1.5
         ");
         selected["explain"] = json!([
-            {"name": "qwen-7b", "taken": true, "why": "best score"},
-            {"name": "huge", "taken": false, "why": "80000 MB do not fit into 22000 MB"}]);
+            {"name": "qwen-7b", "taken": true, "reason": "best score"},
+            {"name": "huge", "taken": false, "reason": "80000 MB do not fit into 22000 MB"}]);
         selected["models"] = json!([]);
         insta::assert_snapshot!(render(&selected), @"
         role caption, profile balanced_24gb, 22000 MB of GPU memory, bias balanced

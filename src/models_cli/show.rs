@@ -37,10 +37,14 @@ pub(super) async fn run(args: &Args, tools: &Tools) -> Result<(), CliError> {
     tools.out.table(&table(&model))
 }
 
+/// What is to be done where the files are not there.
+const NOT_INSTALLED: &str = "no: its files are not where its entry says; correct download_path or \
+    model_path, or run `normalize-formats --rebuild` when they are there";
+
 fn table(model: &Model<'_>) -> Table {
     let installed = match model.item["extensions"]["installed"].as_bool() {
         Some(true) => "yes",
-        Some(false) => "no",
+        Some(false) => NOT_INSTALLED,
         None => "",
     };
     let templates = match model.list("templates") {

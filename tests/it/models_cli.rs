@@ -4,7 +4,7 @@
 mod activating;
 mod following;
 mod refusals;
-mod run;
+pub mod run;
 
 use serde_json::{Value, json};
 

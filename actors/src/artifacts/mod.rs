@@ -58,8 +58,7 @@ fn sight(path: &Path) -> Result<Sight, String> {
     let listing = list(path).map_err(|error| error.to_string())?;
     let mut oddities = listing.oddities.clone();
     let parts = read_parts(&listing.root, &listing.files, &mut oddities);
-    let mut found =
-        recognise(&listing.files, &parts).map_err(|no_model| no_model.to_string())?;
+    let mut found = recognise(&listing.files, &parts).map_err(|no_model| no_model.to_string())?;
     found.oddities.append(&mut oddities);
     let template = template_of(&listing.root, &found.template);
     Ok(Sight { found, template })

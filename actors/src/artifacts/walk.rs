@@ -88,7 +88,8 @@ fn list_beside(path: &Path) -> Result<Listing, WalkError> {
     let model = model_of(&name).to_owned();
     let is_gguf = |file: &File| file.path.to_ascii_lowercase().ends_with(".gguf");
     let is_projector = |file: &File| file.path.to_ascii_lowercase().contains("mmproj");
-    let is_other = |file: &File| is_gguf(file) && !is_projector(file) && model_of(&file.path) != model;
+    let is_other =
+        |file: &File| is_gguf(file) && !is_projector(file) && model_of(&file.path) != model;
     let is_alone = !listing.files.iter().any(is_other);
     let belongs = |file: &File| {
         file.path == name
@@ -173,7 +174,8 @@ impl Walk {
 
     fn listing(mut self, root: PathBuf) -> Listing {
         self.files.sort_unstable();
-        let told = self.left_out.iter().map(|(why, paths)| {
+        let told = self.left_out.iter_mut().map(|(why, paths)| {
+            paths.sort_unstable();
             let some: Vec<&str> = paths.iter().take(MOST_TOLD).map(String::as_str).collect();
             let more = if paths.len() > MOST_TOLD { ", …" } else { "" };
             format!("left out, {why}: {}{more}", some.join(", "))

@@ -169,7 +169,7 @@ impl ConfigActor {
         if let Some(watch) = &mut self.watch {
             watch.rearm();
         }
-        let look = self.work(|parts| work::reload(parts, false));
+        let look = self.work(|parts| Ok(work::reload(parts, false)));
         // What is wrong with the file is in the state, and has been told.
         ctx.spawn(look.map(|looked, _, _| match looked {
             Ok(_) | Err(ConfigError::Wrong(_)) => {}
@@ -213,7 +213,7 @@ impl Handler<ReloadConfig> for ConfigActor {
     type Result = ResponseActFuture<Self, Result<Outcome, ConfigError>>;
 
     fn handle(&mut self, _: ReloadConfig, _: &mut Self::Context) -> Self::Result {
-        self.work(|parts| work::reload(parts, true))
+        self.work(|parts| Ok(work::reload(parts, true)))
     }
 }
 

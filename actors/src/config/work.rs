@@ -24,7 +24,7 @@ pub(super) struct Done {
 
 /// Reads the file. `ordered`: what everybody holds is made anew even if nothing changed, for what it
 /// names (key files, profiles) may have.
-pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Result<Done, ConfigError> {
+pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Done {
     let now = parts.state.load();
     // One that cannot be read is told about by whoever makes something of it.
     let beside = files::read(&parts.beside).unwrap_or_default();
@@ -33,12 +33,12 @@ pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Result<Done, ConfigE
     let problems = match read {
         Ok(again) if !ordered && again.applied.is_empty() => {
             let news = again.pending != now.pending || !now.problems.is_empty();
-            return Ok(Done { news, commit: None, ..done(again, Vec::new(), beside) });
+            return Done { news, commit: None, ..done(again, Vec::new(), beside) };
         }
         Ok(again) => match (parts.prepare)(&again.effective) {
             Ok(commit) => {
                 let news = true;
-                return Ok(Done { commit: Some(commit), news, ..done(again, Vec::new(), beside) });
+                return Done { commit: Some(commit), news, ..done(again, Vec::new(), beside) };
             }
             Err(problems) => problems,
         },
@@ -49,7 +49,7 @@ pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Result<Done, ConfigE
     };
     let news = now.problems != problems;
     let state = ConfigState { problems, beside, ..ConfigState::clone(&now) };
-    Ok(Done { state, commit: None, outcome: Outcome::default(), news })
+    Done { state, commit: None, outcome: Outcome::default(), news }
 }
 
 /// Changes keys in the file.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use chat_proxy_core::chat::policy::{self, Keep, PolicyRules};
 use chat_proxy_core::config::Settings;
 use chat_proxy_core::registry::Placement;
+use chat_proxy_core::{ApiError, Code};
 
 use super::Shared;
 use super::cargo::Outgoing;
@@ -54,7 +55,8 @@ pub(super) async fn apply(
     if prepared.probes_vision {
         facts.vision = Some(true);
     }
-    let planned = Ok(policy::plan(&chat, &facts, &shared.settings.policies));
+    let planned = policy::plan(&chat, &facts, &shared.settings.policies);
+    let planned = Ok(planned.map_err(|refusal| with_seers(shared, refusal)));
     let (planned, mut reply) = patience::settled(planned, reply, transcript)?;
     let images = planned.images();
     let sees = facts.vision == Some(true);
@@ -74,6 +76,26 @@ pub(super) async fn apply(
     transcript.record().policy = outcome.changes.record();
     reply.label(Labels { model: found.model.clone(), policy: outcome.changes.header() });
     Some((Outgoing::Chat(chat.with_edits(outcome.edits)), reply))
+}
+
+/// Names those who see, to somebody who asked one who does not.
+fn with_seers(shared: &Shared, refusal: ApiError) -> ApiError {
+    const SHOWN: usize = 3;
+    let view = shared.registry.load();
+    let listed = view.listing.shown.iter().filter_map(|at| view.listing.items.get(*at));
+    let seers = listed.filter(|item| item.capability("vision") == Some(true));
+    let names: Vec<&str> = seers.take(SHOWN).map(|item| item.id.as_str()).collect();
+    if names.is_empty() || refusal.code != Code::CapabilityMismatch || !is_about_images(&refusal) {
+        return refusal;
+    }
+    refusal.hint(format!(
+        "choose a model with vision, such as {}, or give each image an alt_text",
+        names.join(", ")
+    ))
+}
+
+fn is_about_images(refusal: &ApiError) -> bool {
+    refusal.param.as_deref().is_some_and(|field| field.starts_with("messages["))
 }
 
 /// What Ollama says of its model's eyes, if it has been asked.

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::live::Live;
 use bytes::Bytes;
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::images::{ImageJob, ImageRules, Scaled, check_size, decoded_len};
@@ -15,7 +16,6 @@ use chat_proxy_core::config::Settings;
 use chat_proxy_core::registry::Entry;
 use futures_util::future::join_all;
 use lru::LruCache;
-use crate::live::Live;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 

@@ -3,13 +3,13 @@
 //! Owns: the translation. Must never do: decide.
 
 use actix::Handler;
-use chat_proxy_core::gpu::scheduler::{Event, Purpose, SchedulerRules, Stopping, Waiter};
+use chat_proxy_core::gpu::scheduler::{Event, Purpose, Stopping, Waiter};
 use chat_proxy_core::gpu::{Asker, Refusal};
 use chat_proxy_core::ids::Ticket;
 
 use super::messages::{
-    Abandon, Activate, Admit, BoundsChanged, Deactivate, Drain, EngineChanged, Explain, GetStatus, OllamaForgot,
-    OllamaVacated, RegistryChanged, StartsChanged, Status, WouldRefuse,
+    Abandon, Activate, Admit, BoundsChanged, Deactivate, Drain, EngineChanged, Explain, GetStatus,
+    OllamaForgot, OllamaVacated, RegistryChanged, StartsChanged, Status, WouldRefuse,
 };
 use super::{GpuArbiter, LedgerChanged, Waiting, told_name};
 use crate::clock;
@@ -157,8 +157,8 @@ impl Handler<BoundsChanged> for GpuArbiter {
 
     fn handle(&mut self, _: BoundsChanged, ctx: &mut Self::Context) {
         self.keeps_of = None;
-        let rules = SchedulerRules::clone(&self.parts.rules.load());
-        let effects = self.core.rules(rules, clock::now());
+        let rules = self.parts.rules.load();
+        let effects = self.core.rules(&rules, clock::now());
         self.follow(effects, ctx);
         self.apply(Event::Tick, ctx);
     }

@@ -109,7 +109,8 @@ struct Waiting {
 impl GpuArbiter {
     /// An arbiter that knows nothing yet.
     pub fn new(parts: ArbiterParts, guard: Guard) -> Self {
-        let core = Scheduler::new(SchedulerRules::clone(&parts.rules.load()), parts.ledger.newest());
+        let core =
+            Scheduler::new(SchedulerRules::clone(&parts.rules.load()), parts.ledger.newest());
         GpuArbiter {
             core,
             parts,

@@ -6,9 +6,9 @@ use crate::directory::Directory;
 use crate::guard::Role;
 use actix::Arbiter;
 
-fn start(settings: LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
+fn start(settings: &LogSettings, arbiter: &Arbiter) -> io::Result<LogHandle> {
     let directory = Directory::default();
-    let log = handle(&settings, &directory)?;
+    let log = handle(settings, &directory)?;
     start_writer(&log, &directory, arbiter);
     Ok(log)
 }
@@ -56,7 +56,7 @@ async fn lines_are_whole_in_order_and_none_is_lost_over_rotations() {
     let settings = settings(dir.path(), 4000, 100);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = start(settings, &arbiter).unwrap();
+    let log = start(&settings, &arbiter).unwrap();
     (0..200).for_each(|id| log.write(record(id)));
     let report = flush(&log).await;
     assert_eq!(report, FlushReport { written: 200, dropped: 0 });
@@ -77,7 +77,7 @@ async fn only_so_many_old_files_are_kept() {
     let settings = settings(dir.path(), 1024, 2);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = start(settings, &arbiter).unwrap();
+    let log = start(&settings, &arbiter).unwrap();
     (0..50).for_each(|id| log.write(record(id)));
     flush(&log).await;
     assert!(numbered(&path, 2).exists());
@@ -91,7 +91,7 @@ async fn a_file_that_was_moved_away_is_made_anew() {
     let settings = settings(dir.path(), 1 << 20, 2);
     let path = settings.path.clone();
     let arbiter = Arbiter::new();
-    let log = start(settings, &arbiter).unwrap();
+    let log = start(&settings, &arbiter).unwrap();
     log.write(record(1));
     flush(&log).await;
     std::fs::rename(&path, dir.path().join("away")).unwrap();
@@ -109,7 +109,7 @@ async fn a_full_disk_costs_lines_and_nothing_else() {
     let settings = LogSettings { path: "/dev/full".into(), ..settings(dir.path(), 1 << 20, 2) };
     let arbiter = Arbiter::new();
     drop(live);
-    let log = start(settings, &arbiter).unwrap();
+    let log = start(&settings, &arbiter).unwrap();
     log.write(record(1));
     log.write(record(2));
     assert_eq!(flush(&log).await, FlushReport { written: 0, dropped: 2 });
@@ -121,7 +121,7 @@ async fn a_path_that_cannot_be_opened_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("log"), "a file, not a directory").unwrap();
     let arbiter = Arbiter::new();
-    assert!(start(settings(dir.path(), 1 << 20, 2), &arbiter).is_err());
+    assert!(start(&settings(dir.path(), 1 << 20, 2), &arbiter).is_err());
     arbiter.stop();
 }
 

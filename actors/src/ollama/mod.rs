@@ -30,8 +30,8 @@ use tokio::time::Instant;
 
 use crate::client::Clients;
 use crate::gpu_arbiter::messages::{OllamaForgot, OllamaVacated};
-use crate::live::Live;
 use crate::guard::Guard;
+use crate::live::Live;
 use crate::port::Port;
 use crate::registry::{RegistryView, ShowOllama};
 use loading::Load;
@@ -213,7 +213,8 @@ impl OllamaActor {
             ctx.cancel_future(handle);
         }
         let (clients, servers) = (self.clients.clone(), self.sharing());
-        let bounds = Bounds { limit: self.parts.bounds.load().stop_timeout, not_before: self.unsure_until };
+        let bounds =
+            Bounds { limit: self.parts.bounds.load().stop_timeout, not_before: self.unsure_until };
         let vacating = async move {
             let unloading = servers.iter().map(|server| {
                 let (clients, whom) = (&clients, Whom::AllBut(server.on_cpu.clone()));

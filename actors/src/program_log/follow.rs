@@ -27,7 +27,7 @@ const LONGEST_LINE: usize = 64 << 10;
 /// By so many bytes before it a place is known.
 const BEFORE: usize = 64;
 /// A file is looked for up to this number in the row.
-const PARTS: u32 = 32;
+const PARTS: u32 = 100;
 
 /// Somebody who reads a log on. Each call of [`Follower::step`] is blocking.
 #[derive(Debug)]

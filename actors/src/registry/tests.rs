@@ -39,8 +39,9 @@ fn start(curated: &str) -> Home {
 fn start_in(dir: tempfile::TempDir) -> Home {
     let (view, metrics) = (RegistryView::default(), Metrics::new().unwrap());
     let guard = Guard::unwatched(crate::guard::Role::Registry);
-    let actor = RegistryActor::new(Live::new(settings(dir.path())), metrics, Arc::default(), &view, guard)
-        .having_read();
+    let actor =
+        RegistryActor::new(Live::new(settings(dir.path())), metrics, Arc::default(), &view, guard)
+            .having_read();
     Home { view, addr: actor.start(), dir }
 }
 

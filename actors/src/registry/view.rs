@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
-use chat_proxy_core::ApiError;
 use chat_proxy_core::profiles::roles::{Roles, role_of};
 use chat_proxy_core::profiles::{HardwareProfile, Profiles, unseen};
+use chat_proxy_core::registry::listing::{Activity, Item, LayerTimes, Listing, ListingRules};
 use chat_proxy_core::registry::{Entry, LoadError, Placement, Rules, Snapshot};
+use chat_proxy_core::{ApiError, Code};
 
 use super::files::{self, CURATED, DISCOVERED, Fingerprint, RealDisk};
 
@@ -47,8 +47,19 @@ impl View {
     pub fn position(&self, name: &str) -> Result<usize, ApiError> {
         match role_of(name) {
             Some(role) => self.roles().best(role, &[]),
-            None => self.snapshot.position(name),
+            None => self.snapshot.position(name).map_err(|refusal| self.if_stale(refusal)),
         }
+    }
+
+    /// What cannot be found may stand in files that cannot be read.
+    fn if_stale(&self, refusal: ApiError) -> ApiError {
+        if self.error.is_none() || refusal.code != Code::ModelNotFound {
+            return refusal;
+        }
+        let hint = refusal.hint.clone().unwrap_or_default();
+        refusal.hint(format!(
+            "{hint}; the registry's files could not be read anew, GET /v1/debug/registry says why"
+        ))
     }
 
     /// The same, and where it lives.

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::VllmSupervisor;
 use super::messages::{
-    Announce, Autopsy, BoundsChanged, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal, ShutDown,
+    Announce, Autopsy, BoundsChanged, Ended, EngineStatus, GetEngine, Hurry, InCrashLoop, SetGoal,
+    ShutDown,
 };
 
 impl Handler<SetGoal> for VllmSupervisor {

@@ -92,7 +92,12 @@ impl VllmSupervisor {
         self.remember(engine, Phase::Ready);
         self.list_members(engine, Look::Whole, ctx);
         self.parts.pulse.take();
-        self.probe_later(engine.clone(), Probing::default(), self.parts.bounds.load().probes.interval, ctx);
+        self.probe_later(
+            engine.clone(),
+            Probing::default(),
+            self.parts.bounds.load().probes.interval,
+            ctx,
+        );
     }
 
     /// The next health probe of an engine that serves, and those after it.

@@ -105,7 +105,9 @@ fn bits_of(config: &Value) -> Option<u64> {
 /// These mean four bits where nothing is said.
 fn with_bits(method: &str, bits: Option<u64>) -> String {
     match bits {
-        Some(bits) if bits != 4 && matches!(method, "awq" | "gptq") => format!("{method}-{bits}bit"),
+        Some(bits) if bits != 4 && matches!(method, "awq" | "gptq") => {
+            format!("{method}-{bits}bit")
+        }
         _ => method.to_owned(),
     }
 }
@@ -158,13 +160,33 @@ mod tests {
             (json!({"quant_method": "GPTQ"}), "gptq", "gptq"),
             (json!({"quant_method": "fp8", "activation_scheme": "dynamic"}), "fp8", "fp8"),
             (json!({"quant_method": "mxfp4"}), "mxfp4", "mxfp4"),
-            (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "bitsandbytes", "bnb-4bit"),
+            (
+                json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+                "bitsandbytes",
+                "bnb-4bit",
+            ),
             (json!({"load_in_8bit": true, "load_in_4bit": false}), "bitsandbytes", "bnb-8bit"),
             (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), "modelopt", "nvfp4"),
-            (group(json!({"num_bits": 4, "type": "int"}), json!(null)), "compressed-tensors", "w4a16"),
-            (group(json!({"num_bits": 8, "type": "int"}), json!({"num_bits": 8})), "compressed-tensors", "w8a8"),
-            (group(json!({"num_bits": 8, "type": "float"}), json!({"num_bits": 8})), "compressed-tensors", "fp8"),
-            (json!({"quant_method": "compressed-tensors"}), "compressed-tensors", "compressed-tensors"),
+            (
+                group(json!({"num_bits": 4, "type": "int"}), json!(null)),
+                "compressed-tensors",
+                "w4a16",
+            ),
+            (
+                group(json!({"num_bits": 8, "type": "int"}), json!({"num_bits": 8})),
+                "compressed-tensors",
+                "w8a8",
+            ),
+            (
+                group(json!({"num_bits": 8, "type": "float"}), json!({"num_bits": 8})),
+                "compressed-tensors",
+                "fp8",
+            ),
+            (
+                json!({"quant_method": "compressed-tensors"}),
+                "compressed-tensors",
+                "compressed-tensors",
+            ),
         ] {
             let read = Config::read(&json!({"quantization_config": config})).quantized.unwrap();
             assert_eq!((read.format.as_str(), read.name.as_str()), (format, name), "{config}");
@@ -198,7 +220,9 @@ mod tests {
         }));
         assert_eq!((config.context_window, config.precision), (Some(128_000), Some("BF16")));
         assert!(config.has_vision && !config.has_audio);
-        let config = Config::read(&json!({"n_positions": 1024, "dtype": "torch.float16", "vision_config": null}));
+        let config = Config::read(
+            &json!({"n_positions": 1024, "dtype": "torch.float16", "vision_config": null}),
+        );
         assert_eq!((config.context_window, config.precision), (Some(1024), Some("FP16")));
         assert!(!config.has_vision);
         assert_eq!(Config::read(&json!("nonsense")), Config::default());

@@ -101,7 +101,9 @@ impl Raw {
             }
             "clip.has_vision_encoder" => self.header.has_vision = value.number() == Some(1),
             "clip.has_audio_encoder" => self.header.has_audio = value.number() == Some(1),
-            _ if key == "tokenizer.chat_template" || key.starts_with("tokenizer.chat_template.") => {
+            _ if key == "tokenizer.chat_template"
+                || key.starts_with("tokenizer.chat_template.") =>
+            {
                 self.header.has_template |= value.text().is_some_and(|t| !t.trim().is_empty());
             }
             _ => {

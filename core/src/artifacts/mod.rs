@@ -271,9 +271,8 @@ fn read_config(found: &mut Found, parts: &Parts) -> Option<&'static str> {
         found.oddities.push(format!("{CONFIG} is no JSON"));
     }
     let config = json(parts, CONFIG).map(|json| Config::read(&json)).unwrap_or_default();
-    let from_file = || {
-        QUANTIZERS.iter().find_map(|name| Quantized::of_file(name, &json(parts, name)?))
-    };
+    let from_file =
+        || QUANTIZERS.iter().find_map(|name| Quantized::of_file(name, &json(parts, name)?));
     let senses = [("vision", config.has_vision), ("audio", config.has_audio)];
     found.capabilities.extend(senses.into_iter().filter_map(|(name, has)| has.then_some(name)));
     found.context_window = config.context_window;

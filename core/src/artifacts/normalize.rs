@@ -22,11 +22,13 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Of an entry; none, if it names none.
+    /// Of an entry; none, if it names none. Addresses, such as earlier tools have given to Ollama's
+    /// models, are no paths.
     pub fn of(entry: &Map<String, Value>) -> Option<Paths> {
         let text = |value: Option<&Value>| {
             let text = value?.as_str()?.trim();
-            (!text.is_empty() && text != "None").then(|| text.to_owned())
+            let is_path = !text.is_empty() && text != "None" && !text.contains("://");
+            is_path.then(|| text.to_owned())
         };
         let model = entry.get("backend_config").and_then(|config| config.get("model_path"));
         let paths = Paths { download: text(entry.get("download_path")), model: text(model) };

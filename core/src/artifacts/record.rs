@@ -229,7 +229,10 @@ mod tests {
         let entry = map(json!({"name": "m", "version_lock": {"locked": false, "mine": 1}}));
         let fields = lock(&entry, &[hashed(3)], "cafe", "2026-01-02T03:04:05Z");
         let recorded = Recorded::of(&fields);
-        assert_eq!(recorded.files, [RecordedFile { path: "a".into(), size: Some(3), sha256: Some(ABC.into()) }]);
+        assert_eq!(
+            recorded.files,
+            [RecordedFile { path: "a".into(), size: Some(3), sha256: Some(ABC.into()) }]
+        );
         assert_eq!((recorded.own(), recorded.is_complete()), (Some("cafe"), true));
         assert!(fields["version_lock"].get("expected_aggregate_sha256").is_none());
         let old = map(json!({"version_lock": {"expected_aggregate_sha256": "x"}}));
@@ -245,7 +248,10 @@ mod tests {
             "version_lock": {"locked": true, "expected_aggregate_sha256": null},
             "download_directory_checksum": "0123456789abcdef"}));
         let recorded = Recorded::of(&entry);
-        assert_eq!(recorded.files, [RecordedFile { path: "a".into(), size: None, sha256: Some(ABC.into()) }]);
+        assert_eq!(
+            recorded.files,
+            [RecordedFile { path: "a".into(), size: None, sha256: Some(ABC.into()) }]
+        );
         assert_eq!(recorded.checksums.len(), 1);
         assert!(!recorded.is_complete() && !recorded.is_empty());
         for nothing in [json!({}), json!({"artifacts": null, "version_lock": true})] {
@@ -273,7 +279,8 @@ mod tests {
 
     #[test]
     fn recorded_paths_stay_within_the_download() {
-        let within = |path: &str| RecordedFile { path: path.into(), size: None, sha256: None }.is_within();
+        let within =
+            |path: &str| RecordedFile { path: path.into(), size: None, sha256: None }.is_within();
         assert!(within("a") && within("a/b.c"));
         for path in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "./a", "a\0"] {
             assert!(!within(path), "{path:?}");

@@ -92,12 +92,21 @@ mod tests {
     #[test]
     fn the_type_of_most_numbers_is_told() {
         for (json, want) in [
-            (r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[4,4],"data_offsets":[0,32]}}"#, Some("BF16")),
+            (
+                r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[4,4],"data_offsets":[0,32]}}"#,
+                Some("BF16"),
+            ),
             (r#"{"a":{"dtype":"F16","shape":[9]},"b":{"dtype":"F32","shape":[8]}}"#, Some("FP16")),
-            (r#"{"a":{"dtype":"F8_E4M3","shape":[100]},"s":{"dtype":"F32","shape":[]}}"#, Some("FP8")),
+            (
+                r#"{"a":{"dtype":"F8_E4M3","shape":[100]},"s":{"dtype":"F32","shape":[]}}"#,
+                Some("FP8"),
+            ),
             (r#"{"a":{"dtype":"I32","shape":[100]},"s":{"dtype":"F16","shape":[3]}}"#, None),
             (r#"{"a":{"dtype":"F32","shape":[18446744073709551615,9]}}"#, Some("FP32")),
-            (r#"{"__metadata__":{"dtype":"x","shape":"y"},"a":{"dtype":"F16","shape":[1]}}"#, Some("FP16")),
+            (
+                r#"{"__metadata__":{"dtype":"x","shape":"y"},"a":{"dtype":"F16","shape":[1]}}"#,
+                Some("FP16"),
+            ),
             ("{}", None),
         ] {
             assert_eq!(precision(&read(&file(json)).unwrap()), want, "{json}");
@@ -110,7 +119,8 @@ mod tests {
         assert_eq!(read(&huge), Err(SafetensorsError::Large(u64::MAX)));
         assert_eq!(read(&file("{}")[..9]), Err(SafetensorsError::Short(10)));
         assert_eq!(read(b"short"), Err(SafetensorsError::Short(8)));
-        for bad in ["[]", "no", r#"{"a":1}"#, r#"{"a":{"shape":[1]}}"#, r#"{"a":{"dtype":"F16"}}"#] {
+        for bad in ["[]", "no", r#"{"a":1}"#, r#"{"a":{"shape":[1]}}"#, r#"{"a":{"dtype":"F16"}}"#]
+        {
             assert_eq!(read(&file(bad)), Err(SafetensorsError::Broken), "{bad}");
         }
     }

@@ -127,8 +127,7 @@ fn formats_are_told_apart() {
 
 #[test]
 fn a_quantisers_own_file_counts_where_the_config_is_silent() {
-    let list =
-        files(&[("config.json", 1), ("model.safetensors", 2), ("quantize_config.json", 3)]);
+    let list = files(&[("config.json", 1), ("model.safetensors", 2), ("quantize_config.json", 3)]);
     let read = parts(&[
         ("config.json", b"{}".to_vec()),
         ("quantize_config.json", br#"{"bits": 4, "group_size": 128}"#.to_vec()),
@@ -154,10 +153,8 @@ fn parts_of_a_gguf_count_as_one_and_a_projector_lets_it_see() {
         ]
     );
     let projector = gguf_of(&[("general.architecture", json!("clip"))]);
-    let read = parts(&[
-        ("m-Q4_K_M-00001-of-00002.gguf", llama(15)),
-        ("mmproj-m-f16.gguf", projector),
-    ]);
+    let read =
+        parts(&[("m-Q4_K_M-00001-of-00002.gguf", llama(15)), ("mmproj-m-f16.gguf", projector)]);
     let found = recognise(&list, &read).unwrap();
     assert_eq!((found.format.as_str(), found.quantization.as_deref()), ("gguf", Some("Q4_K_M")));
     assert_eq!((found.size_bytes, found.context_window), (100, Some(4096)));

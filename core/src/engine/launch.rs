@@ -167,8 +167,8 @@ impl Launch {
     /// Whether the engine of the other launch does as well for this one: what only says how it is
     /// watched may differ.
     pub fn same_engine(&self, other: &Launch) -> bool {
-        let (start_timeout, log) = (other.start_timeout, other.log.clone());
-        *other == Launch { start_timeout, log, ..self.clone() }
+        let (log, start_timeout) = (other.log.clone(), other.start_timeout);
+        *other == Launch { log, start_timeout, ..self.clone() }
     }
 
     /// The specification as text: equal texts mean that a running engine still fits. Not shown to

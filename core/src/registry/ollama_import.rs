@@ -44,7 +44,8 @@ impl Show {
         let architecture = wire.model_info["general.architecture"].as_str().unwrap_or_default();
         let length = wire.model_info.get(format!("{architecture}.context_length"));
         let lines = wire.parameters.as_str().unwrap_or_default().lines();
-        let num_ctx = lines.filter_map(|line| line.trim().strip_prefix("num_ctx")?.trim().parse().ok());
+        let num_ctx =
+            lines.filter_map(|line| line.trim().strip_prefix("num_ctx")?.trim().parse().ok());
         Some(Show {
             capabilities: wire.capabilities,
             context_length: length.and_then(Value::as_u64).filter(|length| *length > 0),
@@ -193,7 +194,13 @@ impl Plan {
 
     fn update(&mut self, layers: &Layers, name: &str, model: &Model) {
         let locked = layers.merged(name).is_some_and(|entry| is_locked(&entry));
-        let fields = if locked { Map::new() } else { facts(model) };
+        let mut fields = if locked { Map::new() } else { facts(model) };
+        if let Some(Value::Object(metadata)) = fields.get_mut("metadata")
+            && layers.is_curated(name, &[])
+        {
+            // It is not tools alone who have made that one.
+            metadata.shift_remove("registry_layer");
+        }
         let there = layers.in_layer(Layer::Discovered, name).cloned().unwrap_or_default();
         let fields = news(&there, &fields);
         let fate = match fields.is_empty() {
@@ -264,7 +271,8 @@ fn facts(model: &Model) -> Map<String, Value> {
 /// What decides about requests is said either way, the rest only where it is so.
 fn capabilities(said: &[String]) -> Value {
     let can = |word: &str| said.iter().any(|known| known == word);
-    let mut all = json!({"vision": can("vision"), "tools": can("tools"), "reasoning": can("thinking")});
+    let mut all =
+        json!({"vision": can("vision"), "tools": can("tools"), "reasoning": can("thinking")});
     for word in ["embedding", "audio"] {
         if can(word) {
             all[word] = json!(true);

@@ -99,7 +99,9 @@ pub(super) fn not_found(name: &str, nearest: &[&str]) -> ApiError {
         ApiError::new(Code::ModelNotFound, format!("no model answers to the name {shown:?}"))
             .param("model");
     if nearest.is_empty() {
-        error.hint("GET /v1/models lists the models that there are")
+        error.hint(
+            "GET /v1/models lists the models that there are; GET /v1/debug/registry says what was read, and from where",
+        )
     } else {
         error.hint(format!("did you mean: {}?", nearest.join(", ")))
     }

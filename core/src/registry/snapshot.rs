@@ -65,6 +65,9 @@ pub struct Snapshot {
     layers: Vec<Vec<Layer>>,
     index: Index,
     problems: Vec<Problem>,
+    /// Entries of other deployments: their names, and what they belong to.
+    elsewhere: Vec<(String, Vec<String>)>,
+    deployment: String,
 }
 
 impl Snapshot {
@@ -72,7 +75,8 @@ impl Snapshot {
     pub fn build(curated: LayerFile, discovered: LayerFile, rules: &Rules) -> (Self, Vec<Merged>) {
         let merged = layers::merge(curated.entries, discovered.entries);
         let problems = [curated.problems, discovered.problems].concat();
-        let mut snapshot = Snapshot { problems, ..Snapshot::default() };
+        let deployment = rules.deployment.clone();
+        let mut snapshot = Snapshot { problems, deployment, ..Snapshot::default() };
         for item in &merged {
             snapshot.add(item, rules);
         }
@@ -86,7 +90,9 @@ impl Snapshot {
             Ok((entry, placement))
         });
         match read {
-            Ok((entry, _)) if !entry.belongs_to(&rules.deployment) => {}
+            Ok((entry, _)) if !entry.belongs_to(&rules.deployment) => {
+                self.elsewhere.push((entry.name, entry.profiles));
+            }
             Ok((entry, placement)) => {
                 self.templates.push(Template::of(&entry, &rules.endpoints.engine));
                 self.entries.push(entry);
@@ -133,7 +139,11 @@ impl Snapshot {
         }
         let found = self.index.find(name);
         let Some(best) = found.iter().copied().min_by_key(|i| preference(&self.entries[*i])) else {
-            return Err(resolve::not_found(name, &resolve::nearest(name, &self.entries)));
+            let refusal = resolve::not_found(name, &resolve::nearest(name, &self.entries));
+            return Err(match self.why_missing(name) {
+                Some(why) => refusal.hint(why),
+                None => refusal,
+            });
         };
         if found.iter().any(|other| self.target(*other) != self.target(best)) {
             let candidates: Vec<&str> =
@@ -141,6 +151,21 @@ impl Snapshot {
             return Err(resolve::ambiguous(name, &candidates));
         }
         Ok(best)
+    }
+
+    /// Why a name that stands in the files is nobody's, and what to do.
+    fn why_missing(&self, name: &str) -> Option<String> {
+        if let Some((name, profiles)) = self.elsewhere.iter().find(|(hidden, _)| hidden == name) {
+            return Some(format!(
+                "{name} belongs to the deployment {}, and this proxy serves {}: switch with PUT /v1/config/profile, or change its metadata.profiles",
+                profiles.join(", "),
+                self.deployment
+            ));
+        }
+        let skipped = self.problems.iter().any(|problem| problem.name.as_deref() == Some(name));
+        skipped.then(|| {
+            format!("the entry {name} is wrong and was skipped: GET /v1/debug/registry says why")
+        })
     }
 
     /// All entries in file order.

@@ -36,7 +36,12 @@ pub struct Running {
 
 impl Models {
     pub fn of(daemon: &Daemon) -> Self {
-        Models { dir: daemon.path(""), env: Vec::new() }
+        Models::at(&daemon.path(""))
+    }
+
+    /// In any directory that has settings.
+    pub fn at(dir: &Path) -> Self {
+        Models { dir: dir.to_owned(), env: Vec::new() }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {

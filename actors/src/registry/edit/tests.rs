@@ -85,7 +85,10 @@ fn dropped_entries_are_added_to_those_before() {
     // A list that somebody has broken is not lost, and nothing is dropped.
     fs::write(&path, "[{").unwrap();
     let remove = Edits {
-        changes: vec![Change::Set { name: "x".into(), fields: Map::from_iter([("y".into(), 1.into())]) }],
+        changes: vec![Change::Set {
+            name: "x".into(),
+            fields: Map::from_iter([("y".into(), 1.into())]),
+        }],
         dropped: vec![json!({"name": "c"})],
     };
     change(&settings, |_| (remove, ())).unwrap_err();
@@ -115,7 +118,8 @@ fn what_the_killed_have_left_is_swept_and_nothing_else() {
     let settings = settings(dir.path());
     fs::create_dir_all(&settings.dir).unwrap();
     let left = ".model_registry.discovered.json.123.new";
-    let others = [".model_registry.discovered.json.new", ".model_registry.curated.json.1.new", "x.new"];
+    let others =
+        [".model_registry.discovered.json.new", ".model_registry.curated.json.1.new", "x.new"];
     for name in others.iter().chain([&left]) {
         fs::write(settings.dir.join(name), "").unwrap();
     }

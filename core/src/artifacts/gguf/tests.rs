@@ -115,9 +115,11 @@ fn projectors_are_known() {
         .pair("clip.has_vision_encoder", 7, yes);
     let header = read(&file.bytes()).unwrap();
     assert_eq!((header.kind.as_deref(), header.has_vision), (Some("mmproj"), true));
-    let hears = Writer::new(3)
-        .string("general.architecture", "clip")
-        .pair("clip.has_audio_encoder", 7, yes);
+    let hears = Writer::new(3).string("general.architecture", "clip").pair(
+        "clip.has_audio_encoder",
+        7,
+        yes,
+    );
     let header = read(&hears.bytes()).unwrap();
     assert!(header.has_audio && !header.has_vision);
 }

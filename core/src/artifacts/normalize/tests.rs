@@ -123,7 +123,10 @@ fn ghosts_are_dropped_unless_they_are_curated() {
     ];
     let plan = planned(&curated, &discovered, &looks, false);
     assert_eq!(plan.ghosts.len(), 1);
-    assert_eq!((plan.ghosts[0].path.as_str(), &plan.ghosts[0].entry["extra"]), ("/m/gone", &json!(1)));
+    assert_eq!(
+        (plan.ghosts[0].path.as_str(), &plan.ghosts[0].entry["extra"]),
+        ("/m/gone", &json!(1))
+    );
     assert!(plan.changes.contains(&Change::Remove { name: "gone".into() }));
     assert_eq!(
         notes(&plan),
@@ -162,6 +165,7 @@ fn paths_are_read_as_sloppily_as_files_are() {
     assert_eq!(of(json!({"download_path": " "})), None);
     assert_eq!(of(json!({"download_path": null, "backend_config": null})), None);
     assert_eq!(of(json!({"download_path": "None"})), None);
+    assert_eq!(of(json!({"download_path": "ollama://qwen:7b"})), None);
     let both = of(json!({"download_path": "/d", "backend_config": {"model_path": "/m"}})).unwrap();
     assert_eq!((both.iter().collect::<Vec<_>>(), both.shown()), (vec!["/d", "/m"], "/d"));
 }

@@ -32,7 +32,8 @@ const LAYER: &str = r#"[
 
 #[test]
 fn fields_are_merged_and_all_else_stays_as_it_was() {
-    let fields = json!({"metadata": {"x": null, "new": {"y": null, "z": 2}}, "quantization": "awq"});
+    let fields =
+        json!({"metadata": {"x": null, "new": {"y": null, "z": 2}}, "quantization": "awq"});
     let want = r#"[
   {
     "zeta": [
@@ -113,7 +114,9 @@ fn it_is_told_which_layer_says_what() {
         &json!([{"name": "b"}, {"name": "a", "quantization": "awq", "version_lock": {"locked": true}}]),
     );
     assert_eq!(layers.names(), ["a", "b"]);
-    assert!(!layers.is_curated("a", &["quantization"]) && !layers.is_curated("a", &["chat_template"]));
+    assert!(
+        !layers.is_curated("a", &["quantization"]) && !layers.is_curated("a", &["chat_template"])
+    );
     assert!(layers.is_curated("a", &["probes", "vision", "vision_ok"]));
     assert!(!layers.is_curated("b", &["name"]) && !layers.is_curated("b", &[]));
     let merged = layers.merged("a").unwrap();
@@ -143,7 +146,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn fields() -> impl Strategy<Value = Map<String, Value>> {
-    proptest::collection::vec(("[a-d]", value()), 0..4).prop_map(|pairs| pairs.into_iter().collect())
+    proptest::collection::vec(("[a-d]", value()), 0..4)
+        .prop_map(|pairs| pairs.into_iter().collect())
 }
 
 fn layer() -> impl Strategy<Value = Vec<Value>> {

@@ -55,7 +55,10 @@ fn a_model_becomes_an_entry_and_then_nothing_changes() {
                 "trained_context_window": 128_000, "parameter_size": "8.3B"}}])
     );
     let again = planned(&json!([]), &list, &models, true);
-    assert_eq!((again.changes.len(), rows(&again)), (0, vec!["qwen2.5vl_7b_(Q4_K_M) qwen2.5vl:7b unchanged".into()]));
+    assert_eq!(
+        (again.changes.len(), rows(&again)),
+        (0, vec!["qwen2.5vl_7b_(Q4_K_M) qwen2.5vl:7b unchanged".into()])
+    );
 }
 
 #[test]
@@ -68,8 +71,12 @@ fn entries_of_other_names_are_kept_and_told_the_facts() {
         {"name": "old-2", "backend": "ollama", "served_model_id": "q:7b", "quantization": "Q8_0"},
         {"name": "held", "backend": "ollama", "served_model_id": "h", "version_lock": {"locked": true}},
         {"name": "x_(F16)", "backend": "vllm"}]);
-    let models =
-        [model("m:latest", "F16"), model("q:7b", "F16"), model("h:latest", "F16"), model("x:latest", "F16")];
+    let models = [
+        model("m:latest", "F16"),
+        model("q:7b", "F16"),
+        model("h:latest", "F16"),
+        model("x:latest", "F16"),
+    ];
     let plan = planned(&curated, &discovered, &models, true);
     assert_eq!(
         rows(&plan),

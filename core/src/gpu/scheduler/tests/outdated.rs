@@ -98,7 +98,7 @@ fn a_load_that_nobody_waits_for_is_begun_anew_and_one_that_somebody_waits_for_is
 fn rules_change_while_it_runs() {
     let mut bench = Bench::serving(rules(), "a", s(10));
     let shorter = SchedulerRules { idle_unload: Some(s(5)), max_queue: 0, ..rules() };
-    let effects = bench.core.rules(shorter, bench.now);
+    let effects = bench.core.rules(&shorter, bench.now);
     assert_eq!(told(&effects), "");
     let at = bench.now + s(5);
     assert_eq!(told(&bench.tick_at(at)), "stop 1");
