@@ -234,8 +234,14 @@ fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, S
 
 /// The one line on stdout; who reads it may have gone.
 fn announce(addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
-    if let (true, Some(addr)) = (any_port, addrs.first()) {
-        listen::write_port_file(addr.port())?;
+    if let Some(addr) = addrs.first() {
+        match listen::write_port_file(addr.port()) {
+            // Others would not find us.
+            Err(error) if any_port => return Err(error),
+            // Only a help where the settings get another port.
+            Err(error) => tracing::debug!(%error, "the port was not written down"),
+            Ok(()) => {}
+        }
     }
     let mut out = io::stdout();
     for addr in addrs {

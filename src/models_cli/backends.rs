@@ -62,11 +62,11 @@ fn beside(answer: &Value) -> String {
         let waited = Duration::from_millis(waiter["waiting_ms"].as_u64().unwrap_or_default());
         let (model, class) = (text(&waiter["model"]), text(&waiter["class"]));
         let why = waiter["waits_for"].as_str().map_or_else(String::new, |why| format!(": {why}"));
-        all.push_str(&format!("waiting: {model} ({class}, {}){}\n", spoken(waited), shown(&why)));
+        all = format!("{all}waiting: {model} ({class}, {}){}\n", spoken(waited), shown(&why));
     }
     for line in answer["backends"].as_array().into_iter().flatten() {
         if let Some(error) = line["last_error"].as_str() {
-            all.push_str(&format!("last error of {}: {}\n", text(&line["name"]), shown(error)));
+            all = format!("{all}last error of {}: {}\n", text(&line["name"]), shown(error));
         }
     }
     all

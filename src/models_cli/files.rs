@@ -180,13 +180,39 @@ impl Reader {
     pub(super) fn read(&mut self, path: &str) -> std::io::Result<Hashed> {
         let Reader { progress, total, drawn, .. } = self;
         let mut tell = |at: Hashing<'_>| {
-            let tenths = (at.done.saturating_mul(10)).checked_div(*total).unwrap_or(10).min(10);
-            progress.state(&format!("reading {}: {} %", bytes(*total), tenths * 10));
+            progress.state(&how_far(at.done, *total));
             if drawn.elapsed() >= BEAT {
                 progress.tick();
                 *drawn = Instant::now();
             }
         };
         hash(&self.listing.root, path, &mut self.done, &mut tell)
+    }
+}
+
+/// What is read in a moment needs no percents; of the rest each tenth is told once on paper.
+fn how_far(done: u64, total: u64) -> String {
+    const LONG: u64 = 200_000_000;
+    if total < LONG {
+        return format!("reading {}", bytes(total));
+    }
+    format!("reading {}: {} %", bytes(total), (done / (total / 10)).min(10) * 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_how_far_it_is() {
+        let told = [
+            (0, 0),
+            (5, 9),
+            (0, 4_000_000_000),
+            (1_999_999_999, 4_000_000_000),
+            (9_000_000_000, 4_000_000_000),
+        ]
+        .map(|(done, total)| how_far(done, total));
+        insta::assert_snapshot!(told.join(", "), @"reading 0 B, reading 9 B, reading 4.0 GB: 0 %, reading 4.0 GB: 40 %, reading 4.0 GB: 100 %");
     }
 }

@@ -6,7 +6,8 @@
 
 use std::cell::OnceCell;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
 use awc::http::Uri;
 use chat_proxy_actors::registry::RegistrySettings;
@@ -95,13 +96,27 @@ fn admin_key(settings: &Settings) -> Option<String> {
     keys.find_map(|key| key.rights.contains(&Right::Admin).then(|| secret_of(key).ok()).flatten())
 }
 
+/// Somebody who listens on this machine, or near it, answers within this.
+const PROBE: Duration = Duration::from_millis(300);
+
 fn base_of(settings: &Settings) -> Result<String, CliError> {
     let server = &settings.server;
     let port = match server.port {
         0 => read_port().ok_or_else(|| CliError::NoPort { file: PORT_FILE.to_owned() })?,
         port => port,
     };
-    Ok(format!("http://{}:{port}", reachable(&server.host)))
+    let host = reachable(&server.host);
+    // The settings may have another port by now than the daemon that runs.
+    let elsewhere = || read_port().filter(|other| *other != port && listens(&host, *other));
+    let port = if listens(&host, port) { port } else { elsewhere().unwrap_or(port) };
+    Ok(format!("http://{host}:{port}"))
+}
+
+/// Whether somebody takes connections there.
+fn listens(host: &str, port: u16) -> bool {
+    let Ok(addrs) = format!("{host}:{port}").to_socket_addrs() else { return false };
+    let mut addrs = addrs;
+    addrs.any(|addr| TcpStream::connect_timeout(&addr, PROBE).is_ok())
 }
 
 fn read_port() -> Option<u16> {

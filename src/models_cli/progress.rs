@@ -64,7 +64,7 @@ impl Progress {
         if !self.is_screen {
             say(&mut io::stderr(), &format!("{:>8}  | {line}", spoken(self.elapsed())));
         }
-        self.last = line;
+        message(&line).clone_into(&mut self.last);
     }
 
     /// Draws the line anew.
@@ -101,6 +101,12 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// A line without what vLLM's logger writes before each: process, level, time, file.
+fn message(line: &str) -> &str {
+    let behind = line.starts_with('(').then(|| line.split_once("] ")).flatten();
+    behind.map_or(line, |(_, message)| message)
 }
 
 /// The line; never as wide as the terminal, or it would be two.
@@ -140,6 +146,15 @@ mod tests {
         insta::assert_snapshot!(line("INFO loading weights", 60), @"/ 12.3 s  the engine of tiny-a loads  | INFO loading weight");
         assert_eq!(line("大大大大大大", 45).chars().count(), 42, "none is cut in two");
         assert_eq!(line("x", 0), "");
+    }
+
+    #[test]
+    fn what_stands_before_a_message_is_left_out() {
+        let line = "(EngineCore pid=7) INFO 12-01 02:58:25 [core.py:133] Initializing [a] engine";
+        assert_eq!(message(line), "Initializing [a] engine");
+        for whole in ["INFO:     Started", "(a) b", "Loading shards: [00:01] 3"] {
+            assert_eq!(message(whole), whole);
+        }
     }
 
     #[test]

@@ -37,12 +37,13 @@ pub(super) async fn run(args: &Args, tools: &Tools) -> Result<(), CliError> {
         }
         told => told?,
     };
+    let none = selected["models"].as_array().is_none_or(Vec::is_empty);
     if tools.out.json {
         tools.out.value(&selected)?;
-    } else {
+    } else if args.explain || !none {
         tools.out.text(&render(&selected))?;
     }
-    if selected["models"].as_array().is_none_or(Vec::is_empty) {
+    if none {
         let message = format!("no model can be taken for the role {:?}", args.role);
         return Err(CliError::not_found(message, "`--explain` says why each was left"));
     }

@@ -359,3 +359,11 @@ fn the_schema_of_the_settings_is_printed() {
     let schema: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(schema["properties"]["server"]["properties"]["port"]["default"], 8100);
 }
+
+#[test]
+fn the_command_line_finds_a_daemon_whose_settings_have_another_port_by_now() {
+    let it = Engines::two().start();
+    assert_eq!(put(&it.daemon, &json!({"port": 1})).json()["restart_keys"], json!(["port"]));
+    let (code, said) = it.daemon.program(&["models", "current-model"]);
+    assert_eq!(code, Some(3), "{said}");
+}

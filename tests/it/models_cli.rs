@@ -95,7 +95,8 @@ fn without_a_daemon_the_files_are_read_and_what_needs_one_says_so() {
     let known = (&one["source"], &one["extensions"]["state"]);
     assert_eq!(known, (&json!("files"), &json!("unknown")));
     models.run(&["show", "no-such"]).failed(3, "no-such");
-    models.run(&["select", "caption"]).failed(1, "the daemon does not run");
+    models.run(&["select", "caption"]).failed(3, "no model can be taken for the role");
+    models.run(&["select", "no-such"]).failed(3, "no-such");
     for verb in
         [&["current-model"][..], &["backends"], &["activate-model", "tiny-a"], &["logs", "x"]]
     {
@@ -105,6 +106,32 @@ fn without_a_daemon_the_files_are_read_and_what_needs_one_says_so() {
     }
     // Files of this machine are not those of a daemon elsewhere.
     models.run(&["--url", "http://192.0.2.1:9", "--timeout", "0.2", "list"]).failed(4, "192.0.2.1");
+}
+
+#[test]
+fn models_for_a_role_are_the_same_with_a_daemon_and_without() {
+    let captions = |name: &str, score: u32| {
+        json!({"name": name, "backend": "openai", "role_priority": {"caption": score},
+            "capabilities": {"vision": true}, "backend_config": {"base_url": format!("http://127.0.0.1:1/{name}")}})
+    };
+    let setup = Setup::new().set("profiles", "profile", "\"development\"");
+    let mut daemon = setup.entry(captions("good", 50)).entry(captions("best", 90)).start();
+    let models = Models::of(&daemon);
+    let select = |args: &[&str]| models.run(&[&["select", "caption"], args].concat());
+    let told = select(&[]);
+    insta::assert_snapshot!(told.out(), @"
+    role caption, profile development, 8000 MB of GPU memory, bias efficiency
+    #  NAME  BACKEND  SCORE
+    1  best  openai   90
+    2  good  openai   50
+    ");
+    assert_eq!(select(&["--top-n", "1", "--json"]).json()["models"][0]["name"], "best");
+    let explained = select(&["--explain"]);
+    assert!(explained.out().contains("CANDIDATE  TAKEN  WHY"), "{}", explained.out());
+    models.run(&["select", "no-such"]).failed(3, "no-such");
+    daemon.kill();
+    assert_eq!(select(&[]).out(), told.out());
+    assert_eq!(select(&["--explain"]).out(), explained.out());
 }
 
 #[test]

@@ -34,7 +34,23 @@ fn downloads_are_looked_at_and_told_to_the_registry() {
     write(&shop.path("models/awq/config.json"), awq.as_bytes());
     let before = shop.discovered();
     let dry = shop.run(&["normalize-formats", "--dry-run"]);
-    insta::assert_snapshot!(dry.out().replace(&shop.dir(), "[dir]"), @"");
+    insta::assert_snapshot!(dry.out().replace(&shop.dir(), "[dir]"), @"
+    NAME       FIELD                WAS           NOW
+    curated    download_format      -             awq
+    curated    download_size_bytes  -             152
+    curated    download_files       -             2 files
+    quantized  download_format      -             gguf
+    quantized  quantization         -             Q4_K_M
+    quantized  download_size_bytes  -             195
+    quantized  download_files       -             1 file
+    quantized  chat_template        -             embedded
+    plain      download_format      -             safetensors
+    plain      download_size_bytes  -             112
+    plain      download_files       -             2 files
+    plain      chat_template        -             external [dir]/models/plain/chat_template.jinja
+    ghost      (entry)              models/ghost  dropped
+    4 entries looked at, 3 entries changed, 1 entry dropped (kept in registry/model_registry.ghosts.json) (not written: --dry-run)
+    ");
     assert_eq!(dry.stderr, "plain: quantization is old, found was BF16 (--rebuild writes that)\n");
     assert_eq!(shop.discovered(), before);
     shop.run(&["normalize-formats"]).out();
@@ -49,7 +65,11 @@ fn downloads_are_looked_at_and_told_to_the_registry() {
     assert_eq!(after[3], twin);
     let ghosts = shop.ghosts();
     assert_eq!((&ghosts[0]["name"], &ghosts[0]["entry"]["extra"]), (&json!("ghost"), &json!(1)));
-    insta::assert_snapshot!(shop.run(&["normalize-formats", "--rebuild"]).out(), @"");
+    insta::assert_snapshot!(shop.run(&["normalize-formats", "--rebuild"]).out(), @"
+    NAME   FIELD         WAS  NOW
+    plain  quantization  old  BF16
+    3 entries looked at, 1 entry changed
+    ");
     assert_eq!(
         shop.run(&["normalize-formats", "--rebuild"]).out(),
         "3 entries looked at, nothing to fill in\n"
@@ -70,7 +90,7 @@ fn a_daemon_hears_of_what_was_written() {
     models.run(&["normalize-formats"]).out();
     eventually("the daemon knows it", BOUND, || {
         let reply = Ask::get("/v1/models/tiny").reply(daemon.addr()).json();
-        (reply["extensions"]["quantization"] == "FP16").then_some(())
+        (reply["extensions"]["size_bytes"] == 97).then_some(())
     });
     assert!(!models.ghosts_exist());
 }
@@ -87,15 +107,15 @@ fn a_version_is_locked_verified_and_unlocked() {
     write(&config, b"abc");
     shop.run(&["verify", "tiny"]).failed(1, "nothing is recorded of the files of tiny");
     let locked = shop.run(&["lock", "Tiny One"]);
-    insta::assert_snapshot!(locked.out(), @"");
-    assert!(locked.stderr.contains("reading 101 B: 100 %"), "{}", locked.stderr);
+    insta::assert_snapshot!(locked.out(), @"tiny is locked: 2 files, 101 B, checksum 441d992e2e1b8953b2e1b6f721749b375bbf168e91744b353280a8cc060c7096");
+    assert!(locked.stderr.contains("reading 101 B\n"), "{}", locked.stderr);
     let entry = &shop.discovered()[0];
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let file = json!({"path": "sub/config.json", "size": 3, "sha256": abc});
     assert_eq!(entry["artifacts"]["files"][1], file);
     assert_eq!(entry["version_lock"]["locked"], true);
     assert_eq!(entry["version_lock"]["directory_checksum"], entry["artifacts"]["aggregate_sha256"]);
-    insta::assert_snapshot!(shop.run(&["verify", "tiny"]).out(), @"");
+    insta::assert_snapshot!(shop.run(&["verify", "tiny"]).out(), @"2 files, 101 B: all as recorded");
     assert!(
         shop.run(&["lock", "tiny"]).out().contains("locked already, and its files are as recorded")
     );
@@ -110,7 +130,13 @@ fn a_version_is_locked_verified_and_unlocked() {
     write(&shop.path("models/tiny/more.bin"), b"x");
     let differs = shop.run(&["verify", "tiny"]);
     assert_eq!(differs.code, Some(1));
-    insta::assert_snapshot!(differs.stdout, @"");
+    insta::assert_snapshot!(differs.stdout, @"
+    FILE               RESULT
+    model.safetensors  is not there
+    more.bin           is not among the recorded ones
+    sub/config.json    has other bytes of the same number
+    version_lock.directory_checksum is not met
+    ");
     assert!(
         differs.stderr.contains("error: 3 files of tiny are not as recorded"),
         "{}",
@@ -224,7 +250,13 @@ fn ollamas_models_become_entries_once() {
         json!([{"name": "old", "backend": "ollama", "served_model_id": "gone:1"}]),
     );
     shop.settings(&format!("[ollama]\nollama_base_url = {:?}\n", ollama.base()));
-    insta::assert_snapshot!(shop.run(&["import-ollama", "--dry-run"]).out(), @"");
+    insta::assert_snapshot!(shop.run(&["import-ollama", "--dry-run"]).out(), @"
+    NAME                     TAG                OUTCOME  QUANT   SIZE    CAN
+    tiny-vision_7b_(Q4_K_M)  tiny-vision:7b     new      Q4_K_M  1.3 GB  vision, tools
+    tiny-think_(Q4_K_M)      tiny-think:latest  new      Q4_K_M  1.5 GB  tools, reasoning
+    old                      gone:1             gone     -       -       -
+    2 new, 1 gone (--prune drops what is not curated) (not written: --dry-run)
+    ");
     assert_eq!(shop.discovered().as_array().unwrap().len(), 1);
     shop.run(&["import-ollama"]).out();
     let entry = &shop.discovered()[1];
@@ -234,7 +266,13 @@ fn ollamas_models_become_entries_once() {
     assert_eq!(entry["metadata"]["registry_layer"], "discovered");
     let before = shop.discovered();
     let again = shop.run(&["import-ollama"]);
-    insta::assert_snapshot!(again.out(), @"");
+    insta::assert_snapshot!(again.out(), @"
+    NAME                     TAG                OUTCOME
+    tiny-vision_7b_(Q4_K_M)  tiny-vision:7b     unchanged
+    tiny-think_(Q4_K_M)      tiny-think:latest  unchanged
+    old                      gone:1             gone
+    2 unchanged, 1 gone (--prune drops what is not curated)
+    ");
     assert_eq!(shop.discovered(), before);
     let pruned = shop.run(&["import-ollama", "--prune", "--json"]).json();
     assert_eq!(pruned["models"][2]["outcome"], "dropped");
@@ -243,7 +281,7 @@ fn ollamas_models_become_entries_once() {
     // Another Ollama than that of the settings is named in its entries.
     let other = Ollama::start("tiny-plain", &[]);
     shop.run(&["import-ollama", "--ollama-url", &other.base()]).out();
-    assert_eq!(shop.discovered()[3]["backend_config"]["base_url"], other.base());
+    assert_eq!(shop.discovered()[2]["backend_config"]["base_url"], other.base());
     assert!(
         shop.run(&["import-ollama", "--ollama-url", &other.base()])
             .out()

@@ -8,7 +8,7 @@ mod hash;
 mod place;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -32,14 +32,12 @@ const GGUF_HEADS: [u64; 4] = [1 << 20, 8 << 20, 32 << 20, 128 << 20];
 
 /// Looks at everything that these entries name.
 pub fn look_at(all: impl IntoIterator<Item = Paths>, places: &Places) -> Looks {
-    let mut looks = BTreeMap::new();
-    for paths in all {
-        if !looks.contains_key(&paths) {
-            let look = look(&paths, places);
-            looks.insert(paths, look);
-        }
-    }
-    looks
+    let distinct: BTreeSet<Paths> = all.into_iter().collect();
+    let look_at = |paths: Paths| {
+        let look = look(&paths, places);
+        (paths, look)
+    };
+    distinct.into_iter().map(look_at).collect()
 }
 
 fn look(paths: &Paths, places: &Places) -> Look {

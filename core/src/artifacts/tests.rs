@@ -194,7 +194,10 @@ fn templates_are_found_where_engines_look_for_them() {
     let one = br#"{"chat_template": "{{ x }}"}"#.to_vec();
     let external = |name: &str| FoundTemplate::External(name.to_owned());
     let tokenizer = ("tokenizer_config.json", one.clone());
-    assert_eq!(template(&["tokenizer_config.json"], &[tokenizer.clone()]), FoundTemplate::Embedded);
+    assert_eq!(
+        template(&["tokenizer_config.json"], std::slice::from_ref(&tokenizer)),
+        FoundTemplate::Embedded
+    );
     assert_eq!(template(&["x.jinja", "tokenizer_config.json"], &[tokenizer]), external("x.jinja"));
     assert_eq!(
         template(&["chat_template.json"], &[("chat_template.json", one)]),

@@ -91,7 +91,8 @@ fn is_known(spec: &KeySpec, value: &Json, known: &Loaded) -> bool {
 
 /// Whether two values are one; 30 and 30.0 are.
 fn same(one: &Json, other: &Json) -> bool {
-    one == other || matches!((one.as_f64(), other.as_f64()), (Some(a), Some(b)) if a.total_cmp(&b).is_eq())
+    one == other
+        || matches!((one.as_f64(), other.as_f64()), (Some(a), Some(b)) if a.total_cmp(&b).is_eq())
 }
 
 fn is_unset(spec: &KeySpec, value: &Json) -> bool {

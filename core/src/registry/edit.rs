@@ -36,15 +36,15 @@ pub fn apply(
     text: Option<&[u8]>,
     changes: &[Change],
 ) -> Result<Option<String>, LoadError> {
-    let mut list = read_list(file, text)?;
-    let mut is_changed = false;
+    let before = read_list(file, text)?;
+    let mut list = before.clone();
     for change in changes {
-        is_changed |= match change {
+        match change {
             Change::Set { name, fields } => set(&mut list, name, fields),
             Change::Remove { name } => remove(&mut list, name),
-        };
+        }
     }
-    Ok(is_changed.then(|| format!("{:#}\n", Value::Array(list))))
+    Ok((list != before).then(|| format!("{:#}\n", Value::Array(list))))
 }
 
 /// Adds objects at the end of a list in a file.
@@ -69,34 +69,30 @@ fn find(list: &[Value], name: &str) -> Option<usize> {
     })
 }
 
-fn set(list: &mut Vec<Value>, name: &str, fields: &Map<String, Value>) -> bool {
+fn set(list: &mut Vec<Value>, name: &str, fields: &Map<String, Value>) {
     if let Some(entry) = find(list, name).and_then(|position| list[position].as_object_mut()) {
         return merge(entry, fields);
     }
     let mut entry = Map::from_iter([("name".to_owned(), Value::from(name))]);
-    let says_something = merge(&mut entry, fields);
-    if says_something {
+    merge(&mut entry, fields);
+    // A name alone says nothing.
+    if entry.len() > 1 {
         list.push(Value::Object(entry));
     }
-    says_something
 }
 
-/// Says whether anything has changed.
-fn merge(under: &mut Map<String, Value>, over: &Map<String, Value>) -> bool {
-    let mut is_changed = false;
+fn merge(under: &mut Map<String, Value>, over: &Map<String, Value>) {
     for (key, value) in over {
-        is_changed |= match (under.get_mut(key), value) {
-            (None, Value::Null) => false,
-            (Some(_), Value::Null) => under.shift_remove(key).is_some(),
+        match (under.get_mut(key), value) {
+            (_, Value::Null) => {
+                under.shift_remove(key);
+            }
             (Some(Value::Object(under)), Value::Object(over)) => merge(under, over),
-            (Some(there), value) if same(there, value) => false,
             (_, value) => {
                 under.insert(key.clone(), without_nulls(value));
-                true
             }
-        };
+        }
     }
-    is_changed
 }
 
 /// What a field becomes; in lists `null` is a value.
@@ -106,14 +102,10 @@ fn without_nulls(value: &Value) -> Value {
     Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
 }
 
-fn same(there: &Value, value: &Value) -> bool {
-    *there == *value || (value.is_object() && *there == without_nulls(value))
-}
-
-fn remove(list: &mut Vec<Value>, name: &str) -> bool {
-    let Some(position) = find(list, name) else { return false };
-    list.remove(position);
-    true
+fn remove(list: &mut Vec<Value>, name: &str) {
+    if let Some(position) = find(list, name) {
+        list.remove(position);
+    }
 }
 
 /// Both layers, each entry as it stands there.

@@ -44,12 +44,12 @@ impl Show {
         let architecture = wire.model_info["general.architecture"].as_str().unwrap_or_default();
         let length = wire.model_info.get(format!("{architecture}.context_length"));
         let lines = wire.parameters.as_str().unwrap_or_default().lines();
-        let num_ctx =
+        let mut num_ctx =
             lines.filter_map(|line| line.trim().strip_prefix("num_ctx")?.trim().parse().ok());
         Some(Show {
             capabilities: wire.capabilities,
             context_length: length.and_then(Value::as_u64).filter(|length| *length > 0),
-            num_ctx: num_ctx.last().filter(|length| *length > 0),
+            num_ctx: num_ctx.next_back().filter(|length| *length > 0),
             format: wire.details["format"].as_str().filter(|f| !f.is_empty()).map(str::to_owned),
         })
     }

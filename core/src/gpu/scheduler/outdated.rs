@@ -41,8 +41,11 @@ impl Scheduler {
     /// Other bounds, from now on. Whether requests start anything is told apart.
     pub fn rules(&mut self, rules: &SchedulerRules, now: Moment) -> Vec<Effect> {
         let (budget, old) = (rules.budget, &self.rules);
-        self.rules =
-            SchedulerRules { budget: old.budget, start_on_request: old.start_on_request, ..rules.clone() };
+        self.rules = SchedulerRules {
+            budget: old.budget,
+            start_on_request: old.start_on_request,
+            ..rules.clone()
+        };
         self.budget(budget, now)
     }
 
