@@ -97,7 +97,7 @@ pub(super) fn cgroup(state: &StateFile) -> Option<Cgroup> {
 
 /// The hash of a launch: equal hashes mean that the registry still wants this very engine.
 pub(super) fn spec_hash(launch: &Launch) -> String {
-    digest::short(launch.fingerprint().as_bytes())
+    launch.spec_hash()
 }
 
 #[cfg(test)]

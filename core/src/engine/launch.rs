@@ -3,6 +3,7 @@
 //! Owns: the command line behind the command, the log's name, where the engine will answer. Must
 //! never do: look for a program or a file; what depends on the disk is a list of candidates.
 
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +83,9 @@ pub struct Launch {
     pub endpoint: Endpoint,
     /// The port that must be free before, and ours afterwards.
     pub port: u16,
+    /// Of an engine that was found running while its entry was not known: the hash of the launch that it
+    /// was started by. All else is then only what is needed to watch and stop it.
+    pub started_by: Option<String>,
 }
 
 /// Flags that the supervisor sets itself: with others it would wait at the wrong door.
@@ -128,6 +132,7 @@ impl Launch {
             start_timeout: config.start_timeout.unwrap_or(rules.start_timeout),
             endpoint,
             port: rules.port,
+            started_by: None,
         })
     }
 
@@ -146,6 +151,7 @@ impl Launch {
             start_timeout: Duration::ZERO,
             endpoint: Endpoint::loopback(state.port),
             port: state.port,
+            started_by: Some(state.spec_hash.clone()),
         }
     }
 
@@ -167,14 +173,26 @@ impl Launch {
     /// Whether the engine of the other launch does as well for this one: what only says how it is
     /// watched may differ.
     pub fn same_engine(&self, other: &Launch) -> bool {
+        if other.started_by.is_some() {
+            return self.spec_hash() == other.spec_hash();
+        }
         let (log, start_timeout) = (other.log.clone(), other.start_timeout);
         *other == Launch { log, start_timeout, ..self.clone() }
     }
 
     /// The specification as text: equal texts mean that a running engine still fits. Not shown to
     /// people, for the environment may hold secrets; only its hash is kept.
-    pub fn fingerprint(&self) -> String {
+    fn fingerprint(&self) -> String {
         format!("{self:?}")
+    }
+
+    /// The first 16 hexadecimal digits of its SHA-256, as the state file has them.
+    pub fn spec_hash(&self) -> String {
+        if let Some(hash) = &self.started_by {
+            return hash.clone();
+        }
+        let hash = Sha256::digest(self.fingerprint().as_bytes());
+        hash.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 }
 
@@ -265,6 +283,20 @@ mod tests {
 
     fn entry(config: &Value) -> Value {
         json!({"name": "tiny-a", "backend": "vllm", "backend_config": config})
+    }
+
+    #[test]
+    fn an_engine_is_the_same_for_what_only_watches_it_differently_and_for_what_it_was_found_with() {
+        let rules = EngineRules::default();
+        let of =
+            |path: &str, rules: &EngineRules| launch(&entry(&json!({"model_path": path})), rules);
+        let (a, b) = (of("/a", &rules), of("/b", &rules));
+        let patient = EngineRules { start_timeout: Duration::from_secs(7), ..rules.clone() };
+        assert!(a.same_engine(&of("/a", &patient)) && !a.same_engine(&b));
+        // Found by its state file alone: the hash tells.
+        let found = Launch { source: String::new(), started_by: Some(a.spec_hash()), ..a.clone() };
+        assert!(a.same_engine(&found) && !b.same_engine(&found));
+        assert_eq!((found.spec_hash(), a.spec_hash().len()), (a.spec_hash(), 16));
     }
 
     #[test]
