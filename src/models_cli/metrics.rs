@@ -10,7 +10,7 @@ use super::table::Table;
 
 /// Show the figures of the last requests: times to the first token, swaps, errors.
 ///
-/// The daemon must have metrics on: enable_metrics in [server], or CHAT_PROXY_ENABLE_METRICS=1.
+/// The daemon must have metrics on: `server.enable_metrics` in the settings, or CHAT_PROXY_ENABLE_METRICS=1.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   imageworks-models metrics

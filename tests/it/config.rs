@@ -367,3 +367,23 @@ fn the_command_line_finds_a_daemon_whose_settings_have_another_port_by_now() {
     let (code, said) = it.daemon.program(&["models", "current-model"]);
     assert_eq!(code, Some(3), "{said}");
 }
+
+#[test]
+fn a_file_that_is_emptied_or_moved_away_is_no_wish_until_it_is_ordered() {
+    let daemon = Setup::new().text(HAND_WRITTEN).start();
+    let path = daemon.path("chat_proxy.toml");
+    for removed in [false, true] {
+        if removed { fs::remove_file(&path) } else { fs::write(&path, "") }.unwrap();
+        eventually("it is told", BOUND, || {
+            settings(&daemon)["problems"].to_string().contains("gone or empty").then_some(())
+        });
+        assert_eq!(settings(&daemon)["runtime"]["max_image_bytes"], 7_000_000);
+        fs::write(&path, HAND_WRITTEN).unwrap();
+        eventually("it is good again", BOUND, || {
+            settings(&daemon).get("problems").is_none().then_some(())
+        });
+    }
+    fs::write(&path, "").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    runtime_is(&daemon, "max_image_bytes", &json!(6_000_000));
+}

@@ -28,8 +28,10 @@ pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Done {
     let now = parts.state.load();
     // One that cannot be read is told about by whoever makes something of it.
     let beside = files::read(&parts.beside).unwrap_or_default();
+    let read = read(parts, &parts.path);
+    let read = read.and_then(|text| if ordered { Ok(text) } else { not_emptied(parts, text) });
+    let read = read.and_then(|text| load(parts, text));
     let ordered = ordered || beside != now.beside;
-    let read = read(parts, &parts.path).and_then(|text| load(parts, text));
     let problems = match read {
         Ok(again) if !ordered && again.applied.is_empty() => {
             let news = again.pending != now.pending || !now.problems.is_empty();
@@ -50,6 +52,17 @@ pub(super) fn reload(parts: &ConfigParts, ordered: bool) -> Done {
     let news = now.problems != problems;
     let state = ConfigState { problems, beside, ..ConfigState::clone(&now) };
     Done { state, commit: None, outcome: Outcome::default(), news }
+}
+
+/// Somebody who writes in several steps empties the file first, or moves it away: without an order that
+/// is not taken for a wish, for it would take away keys and limits.
+fn not_emptied(parts: &ConfigParts, text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let is_empty = text.as_deref().is_none_or(|text| text.trim().is_empty());
+    if !is_empty || parts.state.load().loaded.file.is_empty() {
+        return Ok(text);
+    }
+    let message = "is gone or empty; what was in it stays in force until SIGHUP".to_owned();
+    Err(ConfigError::Wrong(vec![Problem { place: parts.path.display().to_string(), message }]))
 }
 
 /// Changes keys in the file.
