@@ -12,7 +12,7 @@ use chat_proxy_actors::gpu_arbiter::messages::BoundsChanged as ArbiterBounds;
 use chat_proxy_actors::live::Live;
 use chat_proxy_actors::logger::LogSettings;
 use chat_proxy_actors::ollama::OllamaBounds;
-use chat_proxy_actors::registry::{RegistrySettings, Reload};
+use chat_proxy_actors::registry::RegistrySettings;
 use chat_proxy_actors::vllm_supervisor::SupervisorBounds;
 use chat_proxy_actors::vllm_supervisor::messages::BoundsChanged as EngineBounds;
 use chat_proxy_core::config::{Loaded, Problem, Settings};
@@ -115,7 +115,6 @@ impl Reached {
         }
         self.limits.change(settings::limits(settings), scheduler.max_queue_depth as usize);
         let told = [
-            self.directory.port(|book| book.registry.clone()).tell(Reload).is_ok(),
             self.directory.port(|book| book.arbiter.clone()).tell(ArbiterBounds).is_ok(),
             self.directory.port(|book| book.vllm.clone()).tell(EngineBounds).is_ok(),
         ];

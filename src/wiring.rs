@@ -255,6 +255,7 @@ fn config(source: Source, house: &House) -> Factory {
         prepare: Arc::new(move |loaded| live.prepare(loaded, &source.path, &reached)),
         events: house.events.clone(),
         turn: Arc::default(),
+        registry: house.directory.port(|book| book.registry.clone()),
     };
     Factory::new(&house.directory, move |guard, _| ConfigActor::new(parts.clone(), guard).start())
 }

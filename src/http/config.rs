@@ -5,14 +5,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use chat_proxy_actors::config::{ChangeConfig, ConfigError, ConfigState, Outcome};
-use chat_proxy_actors::registry::Reload;
 use chat_proxy_core::config::{LEGACY_NAMES, Problem};
 use chat_proxy_core::{ApiError, Code};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::state::{AppState, ask};
+use super::state::AppState;
 use super::{error, management};
 
 /// Reading, checking and writing a file takes milliseconds, unless the disk hangs.
@@ -62,14 +61,7 @@ pub(super) async fn ask_for(state: &AppState, change: ChangeConfig) -> Result<Ou
         let message = format!("the settings were not changed: {error}");
         ApiError::new(Code::Internal, message).hint("look at them before you try again")
     })?;
-    let outcome = answer.map_err(|error| refusal(&error, &path(state)))?;
-    if !outcome.applied.is_empty() {
-        // Who asks for models next sees them as they are now. What is wrong with the registry is told
-        // where it is asked for.
-        let registry = state.directory.port(|book| book.registry.clone());
-        let _ = ask(&registry, || Reload).await?;
-    }
-    Ok(outcome)
+    answer.map_err(|error| refusal(&error, &path(state)))
 }
 
 fn path(state: &AppState) -> String {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use awc::http::Uri;
 use chat_proxy_actors::registry::RegistrySettings;
-use chat_proxy_core::config::{Problem, Right, Settings};
+use chat_proxy_core::config::{Problem, Right, Settings, is_loopback};
 
 use super::error::CliError;
 use crate::http::secret_of;
@@ -132,12 +132,6 @@ fn reachable(host: &str) -> String {
         Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
         _ => bare.to_owned(),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Reads an address; a path of `/v1` is what clients of OpenAI's have in theirs.

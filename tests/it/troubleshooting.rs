@@ -107,6 +107,12 @@ fn an_image_for_a_model_that_cannot_see() {
     assert!(error["message"].as_str().unwrap().contains("tiny-text cannot see images"), "{error}");
     assert!(hint(&error).contains("tiny-vision"), "{error}");
     assert_eq!(ask("tiny-vision").status(), 200);
+    // Whoever doubts the entry tries it: `imageworks-models probe-vision` sends this.
+    let content = json!([{"type": "image_url", "image_url": {"url": pixel}}]);
+    let body = json!({"model": "tiny-text", "messages": [{"role": "user", "content": content}]});
+    let probe = Ask::post("/v1/chat/completions", &body).header("x-imageworks-probe", "vision");
+    assert_eq!(probe.reply(daemon.addr()).status(), 200);
+    assert!(upstream.seen().last().unwrap().json().to_string().contains("data:image/"));
     // The role's model is one that does.
     assert_eq!(ask("role:caption").status(), 200);
 }

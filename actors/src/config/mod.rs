@@ -23,6 +23,8 @@ use tokio::sync::Mutex;
 use crate::events::{Event, EventBus};
 use crate::guard::Guard;
 use crate::live::Live;
+use crate::port::Port;
+use crate::registry::Reload;
 use crate::watch::{Changed, Watch};
 pub use files::replace;
 use work::Done;
@@ -31,6 +33,9 @@ use work::Done;
 const QUIET: Duration = Duration::from_millis(100);
 /// How often the file is looked at when nothing was heard.
 const REGULAR: Duration = Duration::from_secs(5);
+
+/// Reading the registry takes milliseconds, unless the disk hangs.
+const REGISTRY: Duration = Duration::from_secs(10);
 
 /// The settings as they are, for everybody.
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ pub struct ConfigParts {
     pub events: Arc<EventBus>,
     /// One reading or writing at a time, whichever actor began it.
     pub turn: Arc<Mutex<()>>,
+    /// Who reads the registry again by what is in force then.
+    pub registry: Port<Reload>,
 }
 
 /// See the module.
@@ -74,6 +81,8 @@ pub struct ConfigActor {
     parts: ConfigParts,
     watch: Option<Watch>,
     heard: Option<Instant>,
+    /// A look of our own waits for its turn, or is under way: one is enough.
+    looking: bool,
     _guard: Guard,
 }
 
@@ -111,7 +120,7 @@ pub struct Outcome {
 impl ConfigActor {
     /// An actor over the published state.
     pub fn new(parts: ConfigParts, guard: Guard) -> Self {
-        ConfigActor { parts, watch: None, heard: None, _guard: guard }
+        ConfigActor { parts, watch: None, heard: None, looking: false, _guard: guard }
     }
 
     /// Reads the file, or changes and reads it, when it is its turn; what came of it is in force by then.
@@ -129,7 +138,20 @@ impl ConfigActor {
                 .and_then(|done| done);
             (done, turn)
         };
-        Box::pin(done.into_actor(self).map(|(done, _turn), actor, _| actor.take(done)))
+        let registry = self.parts.registry.clone();
+        Box::pin(done.into_actor(self).then(move |(done, turn), actor, _| {
+            let is_new = done.as_ref().is_ok_and(|done| done.commit.is_some());
+            let taken = actor.take(done);
+            let settled = async move {
+                let _turn = turn;
+                if is_new && let Err(error) = registry.ask(Reload, REGISTRY).await {
+                    // Its successor reads the files when it begins.
+                    tracing::debug!(%error, "the registry was not read again");
+                }
+                taken
+            };
+            settled.into_actor(actor)
+        }))
     }
 
     /// Hands out what was read, or notes what is wrong with it.
@@ -169,11 +191,18 @@ impl ConfigActor {
         if let Some(watch) = &mut self.watch {
             watch.rearm();
         }
+        if std::mem::replace(&mut self.looking, true) {
+            // What changes meanwhile is found by the next regular one.
+            return;
+        }
         let look = self.work(|parts| Ok(work::reload(parts, false)));
-        // What is wrong with the file is in the state, and has been told.
-        ctx.spawn(look.map(|looked, _, _| match looked {
-            Ok(_) | Err(ConfigError::Wrong(_)) => {}
-            Err(error) => tracing::warn!(%error, "the settings file was not looked at"),
+        ctx.spawn(look.map(|looked, actor, _| {
+            actor.looking = false;
+            match looked {
+                // What is wrong with the file is in the state, and has been told.
+                Ok(_) | Err(ConfigError::Wrong(_)) => {}
+                Err(error) => tracing::warn!(%error, "the settings file was not looked at"),
+            }
         }));
     }
 }

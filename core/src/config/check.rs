@@ -14,7 +14,7 @@ use crate::registry::ollama::default_server;
 use crate::registry::{EndpointRules, OllamaRules};
 
 /// Whether a host is this machine's own loopback, by its spelling.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),

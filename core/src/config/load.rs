@@ -329,7 +329,8 @@ fn unknown_section(name: &str) -> String {
     format!("there is no section [{name}]{near}")
 }
 
-pub(super) fn nearest<'a>(
+/// What was probably meant.
+pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {

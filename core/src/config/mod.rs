@@ -19,9 +19,11 @@ mod tables;
 mod units;
 
 pub use changes::{Changes, LEGACY_NAMES};
+pub use check::is_loopback;
 pub use edit::edit;
 pub use keys::{Applies, KEYS, KeySpec, Settings};
 pub use layers::Origin;
+pub(crate) use load::nearest;
 pub use load::{Input, Loaded, Reloaded, load, load_onto};
 pub use schema::schema;
 pub use tables::{ApiKey, KeySecret, Right, Service};

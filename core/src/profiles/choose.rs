@@ -3,8 +3,8 @@
 //! Owns: the choice, and why. Must never do: look for GPUs, or take one whose size is not known for
 //! one of any size.
 
-use super::fields::nearest;
 use super::{DeploymentProfile, Detect, Gpu, HardwareProfile, Profiles};
+use crate::config::nearest;
 use crate::gpu::GpuBudget;
 
 /// The name that asks for a choice by the GPUs.

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use crate::config::nearest;
 use toml_edit::{Item, Key, TableLike};
 
 use crate::config::Problem;
@@ -135,12 +136,4 @@ impl Fields<'_, '_> {
 /// `; did you mean X?` with the nearest word, if one is near.
 pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     nearest(word, known).map(|known| format!("; did you mean {known}?"))
-}
-
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|known| (strsim::jaro_winkler(word, known), known))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known)
 }

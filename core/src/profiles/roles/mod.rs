@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 pub use answer::{SelectedModel, Selection, Verdict};
 use judge::Judged;
 
-use super::fields::nearest;
 use super::{HardwareProfile, Profiles};
+use crate::config::nearest;
 use crate::error::{ApiError, Code};
 use crate::registry::Snapshot;
 use crate::registry::listing::{Listing, is_test_model};
