@@ -1,0 +1,1 @@
+//! The tails of logs as server-sent events (SPEC 2): reconnects, rotation, slow readers.
