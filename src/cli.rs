@@ -4,15 +4,14 @@
 //! `imageworks-models` has more, see [`models_cli`].
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::terminal::say;
-use crate::{check, demo, models_cli, serve, settings, sweep};
+use crate::{check, demo, logging, models_cli, serve, settings, sweep};
 
 /// Bad configuration.
 pub(crate) const BAD_CONFIGURATION: u8 = 78;
@@ -20,7 +19,7 @@ pub(crate) const BAD_CONFIGURATION: u8 = 78;
 const AFTER_HELP: &str = "\
 Configuration: configs/chat_proxy.toml, or the file that CHAT_PROXY_CONFIG_FILE names, and
 CHAT_PROXY_* variables, which go before the file. `print-config` shows every value and where it
-came from. The log on stderr is filtered by RUST_LOG (default: info).
+came from. The log on stderr is filtered by RUST_LOG (default: info); log_format says how it looks.
 
 Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration.";
 
@@ -80,13 +79,13 @@ pub(crate) fn run() -> ExitCode {
     match cli.program.unwrap_or(Program::Serve) {
         Program::Serve => serve_program(),
         Program::Demo { once } => {
-            start_log("warn,notify=error");
+            let _logging = logging::start("auto", "warn,notify=error");
             demo::run(once)
         }
         Program::CheckConfig => check::check_config(),
         Program::PrintConfig => check::print_config(),
         Program::Sweep { dry_run } => {
-            start_log("warn");
+            let _logging = logging::start("auto", "warn");
             match settings::from_process() {
                 Ok(loaded) => sweep::run(&loaded.settings, dry_run),
                 Err(problems) => {
@@ -117,7 +116,6 @@ fn is_called(name: &str) -> bool {
 }
 
 fn serve_program() -> ExitCode {
-    start_log("info,notify=error");
     let source = match settings::source() {
         Ok(source) => source,
         Err(problems) => {
@@ -126,10 +124,16 @@ fn serve_program() -> ExitCode {
         }
     };
     let loaded = &source.loaded;
+    let logging = logging::start(&loaded.settings.logging.log_format, "info,notify=error");
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let outcome = actix_rt::System::new().block_on(serve::run(source, serve::signals));
+    let lost = logging::dropped();
+    if lost > 0 {
+        tracing::warn!(lost, "lines of this log were lost: nobody took them in time");
+    }
+    drop(logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -141,16 +145,5 @@ fn serve_program() -> ExitCode {
                 _ => ExitCode::FAILURE,
             }
         }
-    }
-}
-
-/// People get lines, machines get JSON; both on stderr.
-fn start_log(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().with_ansi(false).init();
     }
 }

@@ -8,6 +8,7 @@ mod life;
 mod listen;
 mod live;
 mod lock;
+mod logging;
 mod models_cli;
 mod serve;
 mod settings;

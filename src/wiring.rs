@@ -22,7 +22,7 @@ use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::limits::Limits;
 use chat_proxy_actors::live::Live;
 use chat_proxy_actors::logger::{LogHandle, LoggerActor};
-use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle};
+use chat_proxy_actors::metrics::{Metrics, MetricsActor, MetricsHandle, Samples};
 use chat_proxy_actors::ollama::by_hand::ByHand;
 use chat_proxy_actors::ollama::{OllamaActor, OllamaParts};
 use chat_proxy_actors::permits::PermitLedger;
@@ -57,6 +57,8 @@ pub(crate) struct House {
     pub(crate) templates: Templates,
     pub(crate) audience: Audience,
     pub(crate) metrics: Metrics,
+    /// Finished requests on their way into the rolling view.
+    samples: Samples,
     pub(crate) forwarders: ForwarderFactory,
     /// Whether requests start anything.
     pub(crate) starts: Switch,
@@ -71,17 +73,23 @@ pub(crate) struct House {
     pub(crate) hopeless: mpsc::Receiver<Role>,
 }
 
-/// Opens the request log; nobody writes it yet.
-pub(crate) fn open_log(
-    live: &LiveSettings,
-    directory: &Directory,
-) -> Result<LogHandle, ServeError> {
-    LogHandle::new(
+/// What finished requests are told to.
+pub(crate) struct Written {
+    log: LogHandle,
+    metrics: Metrics,
+}
+
+/// Opens the request log, and makes the figures; nobody writes it yet.
+pub(crate) fn open_log(live: &LiveSettings, directory: &Directory) -> Result<Written, ServeError> {
+    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
+    let log = LogHandle::new(
         live.log.clone(),
+        metrics.log.clone(),
         directory.port(|book| book.logger.clone()),
         directory.port(|book| book.logger.clone()),
     )
-    .map_err(|error| ServeError::Log { path: live.log.load().path.display().to_string(), error })
+    .map_err(|error| ServeError::Log { path: live.log.load().path.display().to_string(), error })?;
+    Ok(Written { log, metrics })
 }
 
 /// Makes everything and starts the actors: the log writer on its thread, the others on this one.
@@ -89,18 +97,19 @@ pub(crate) fn build(
     source: Source,
     live: LiveSettings,
     directory: Directory,
-    log: LogHandle,
+    written: Written,
     log_thread: &Arbiter,
     owns_services: bool,
 ) -> Result<House, ServeError> {
     let (hopeless_in, hopeless) = mpsc::channel(1);
     let settings = &live.all.load();
-    let house = lasting(&source, live, directory, &log, hopeless)?;
+    let log = written.log.clone();
+    let house = lasting(&source, live, directory, written, hopeless)?;
     let directory = &house.directory;
     let services = services(settings, &house, owns_services);
     let mut factories = HashMap::from([
         (Role::Logger, logger(log, log_thread, directory)),
-        (Role::Metrics, rolling_view(directory)),
+        (Role::Metrics, rolling_view(&house)),
         (Role::Registry, registry_reader(&house)),
         (Role::Config, config(source, &house)),
         (Role::Arbiter, gpu_arbiter(arbiter(&house), directory)),
@@ -122,13 +131,13 @@ fn lasting(
     source: &Source,
     live: LiveSettings,
     directory: Directory,
-    log: &LogHandle,
+    written: Written,
     hopeless: mpsc::Receiver<Role>,
 ) -> Result<House, ServeError> {
+    let Written { log, metrics } = written;
     let (loaded, settings) = (&source.loaded, &source.loaded.settings);
-    let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
-    let rolling = directory.port(|book| book.metrics.clone());
-    let rolling = settings.server.enable_metrics.then_some(rolling);
+    let samples = Samples::default();
+    let rolling = settings.server.enable_metrics.then(|| samples.clone());
     let metered = MetricsHandle::new(metrics.clone(), rolling);
     let ledger = permits(settings)?;
     let registry = RegistryView::default();
@@ -164,8 +173,9 @@ fn lasting(
         ledger,
         registry,
         templates,
-        audience: Audience { log: log.clone(), metrics: metered },
+        audience: Audience { log, metrics: metered },
         metrics,
+        samples,
         forwarders,
         starts: Switch::from(settings.autostart.autostart_enabled),
         leases,
@@ -227,8 +237,11 @@ fn logger(log: LogHandle, thread: &Arbiter, directory: &Directory) -> Factory {
     })
 }
 
-fn rolling_view(directory: &Directory) -> Factory {
-    Factory::new(directory, |guard, _| MetricsActor::new(guard).start())
+fn rolling_view(house: &House) -> Factory {
+    let samples = house.samples.clone();
+    Factory::new(&house.directory, move |guard, _| {
+        MetricsActor::new(samples.clone(), guard).start()
+    })
 }
 
 fn registry_reader(house: &House) -> Factory {

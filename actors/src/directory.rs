@@ -82,7 +82,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::guard::{Guard, Role};
-    use crate::metrics::GetRolling;
+    use crate::metrics::{GetRolling, Samples};
     use crate::port::NoAnswer;
     use crate::root::fault::Explode;
     use actix::{Context, ResponseActFuture, WrapFuture};
@@ -91,7 +91,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     fn enter(directory: &Directory) -> Addr<MetricsActor> {
-        let addr = MetricsActor::new(Guard::unwatched(Role::Metrics)).start();
+        let addr = MetricsActor::new(Samples::default(), Guard::unwatched(Role::Metrics)).start();
         let entered = addr.clone();
         directory.write(move |book| book.metrics = Some(entered.clone()));
         addr

@@ -30,6 +30,9 @@ pub enum Event {
         reason: &'static str,
         /// In words.
         because: String,
+        /// The request that it comes for, if it is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<String>,
         /// Who waits.
         queue: Vec<Waiting>,
     },
@@ -267,6 +270,7 @@ mod tests {
                 to: model(),
                 reason: "request",
                 because: text(),
+                request_id: None,
                 queue: queue.clone(),
             },
             Event::SwapDone { to: text(), reason: "request", took_ms: 1 },

@@ -119,6 +119,12 @@ impl Limits {
         self.inner().map_or(0, |inner| inner.core.waiting_for(&model.into()))
     }
 
+    /// How many wait, for whatever model.
+    pub fn waiting(&self) -> usize {
+        let in_line = self.inner().map_or(0, |inner| inner.told.len());
+        in_line + self.kept_out.load(Ordering::SeqCst)
+    }
+
     fn inner(&self) -> Option<MutexGuard<'_, Inner>> {
         Some(self.inner.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }

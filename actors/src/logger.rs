@@ -4,12 +4,12 @@
 //! records through a [`LogHandle`] (never waits; bounded in bytes), [`Flush`]. Emits nothing.
 //! Stops with its arbiter. Restarts: goes on with the queue, which is the handle's. Must never do: tear a line, or fail a request because the disk is full.
 
+mod file;
+
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,13 +18,12 @@ use chat_proxy_core::telemetry::record::Record;
 
 use crate::guard::Guard;
 use crate::live::Live;
+use crate::metrics::LogFigures;
 use crate::port::{NoAnswer, Port};
-use crate::rotation;
+use file::LogFile;
 
 /// Records that may wait for the disk, in bytes; beyond it they are dropped and counted.
 const MAX_WAITING_BYTES: usize = 64 << 20;
-/// What a record without conversation takes, roughly.
-const RECORD_BYTES: usize = 1024;
 
 /// Where and how to write.
 #[derive(Debug, Clone)]
@@ -54,8 +53,9 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// The last waking found nobody.
     unheard: AtomicBool,
-    written: AtomicU64,
-    dropped: AtomicU64,
+    /// Records are dropped because too many wait, which has been said.
+    behind: AtomicBool,
+    figures: LogFigures,
 }
 
 /// A record that is to be written.
@@ -69,17 +69,18 @@ impl LogHandle {
     /// [`LogHandle::writer`].
     pub fn new(
         settings: Live<LogSettings>,
+        figures: LogFigures,
         wake: Port<Wake>,
         flush: Port<Flush>,
     ) -> io::Result<LogHandle> {
-        open(&settings.load().path)?;
+        LogFile::open(&settings.load().path)?;
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
             waiting_bytes: AtomicUsize::default(),
             unheard: AtomicBool::default(),
-            written: AtomicU64::default(),
-            dropped: AtomicU64::default(),
+            behind: AtomicBool::default(),
+            figures,
         });
         Ok(LogHandle { shared, wake, flush })
     }
@@ -91,12 +92,8 @@ impl LogHandle {
 
     /// Hands a record to the writer; never waits for the disk.
     pub fn write(&self, record: Record) {
-        let bytes = RECORD_BYTES
-            + [&record.messages, &record.response].into_iter().flatten().map(weight).sum::<usize>();
-        let before = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > MAX_WAITING_BYTES {
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        let bytes = record.weight();
+        if !self.shared.takes(bytes) {
             return;
         }
         let mut queue = self.shared.queue();
@@ -108,6 +105,11 @@ impl LogHandle {
         if first || self.shared.unheard.load(Ordering::Relaxed) {
             self.shared.unheard.store(self.wake.tell(Wake).is_err(), Ordering::Relaxed);
         }
+    }
+
+    /// Records that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.shared.queue().len()
     }
 
     /// Whether conversations are to be put into records.
@@ -122,20 +124,40 @@ impl LogHandle {
 }
 
 impl Shared {
+    /// Makes room for a record of that size; if there is none, it is counted as dropped.
+    fn takes(&self, bytes: usize) -> bool {
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= MAX_WAITING_BYTES {
+            self.figures.waiting_bytes.add(signed(bytes));
+            return true;
+        }
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.figures.dropped.inc();
+        // The writer cannot say it: it waits for the disk.
+        if !self.behind.swap(true, Ordering::Relaxed) {
+            let path = self.settings.load().path.display().to_string();
+            tracing::error!(
+                path,
+                waiting_bytes = before,
+                "the disk does not take the request log in time: records are dropped and counted; \
+                 requests go on"
+            );
+        }
+        false
+    }
+
+    fn taken(&self, bytes: usize) {
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.figures.waiting_bytes.sub(signed(bytes));
+    }
+
     fn queue(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Roughly how many bytes a value takes as text.
-fn weight(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(list) => list.iter().map(weight).sum::<usize>() + 2,
-        Value::Object(map) => map.iter().map(|(k, v)| k.len() + weight(v) + 4).sum::<usize>() + 2,
-        _ => 8,
-    }
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// There is something to write.
@@ -160,16 +182,9 @@ pub struct FlushReport {
 /// See the module.
 pub struct LoggerActor {
     shared: Arc<Shared>,
-    file: Option<OpenFile>,
+    file: Option<LogFile>,
     failing: bool,
     _guard: Guard,
-}
-
-/// The open file and what we know of it.
-struct OpenFile {
-    file: File,
-    inode: u64,
-    size: u64,
 }
 
 impl LoggerActor {
@@ -177,23 +192,28 @@ impl LoggerActor {
     fn drain(&mut self) {
         loop {
             let next = self.shared.queue().pop_front();
-            let Some(Waiting { mut record, bytes }) = next else { return };
-            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let Some(Waiting { mut record, bytes }) = next else { break };
             self.write(&mut record);
+            // Not before it is written: what waits for the disk takes memory.
+            self.shared.taken(bytes);
+        }
+        if self.shared.behind.swap(false, Ordering::Relaxed) {
+            let dropped = self.shared.figures.dropped.get();
+            tracing::info!(dropped, "the disk takes the request log again");
         }
     }
 
     fn write(&mut self, record: &mut Record) {
         match self.append(record) {
             Ok(()) => {
-                self.shared.written.fetch_add(1, Ordering::Relaxed);
+                self.shared.figures.written.inc();
                 if std::mem::take(&mut self.failing) {
-                    let lost = self.shared.dropped.load(Ordering::Relaxed);
-                    tracing::info!(lost, "the request log is written again");
+                    let dropped = self.shared.figures.dropped.get();
+                    tracing::info!(dropped, "the request log is written again");
                 }
             }
             Err(error) => {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                self.shared.figures.dropped.inc();
                 if !std::mem::replace(&mut self.failing, true) {
                     let path = self.shared.settings.load().path.display().to_string();
                     tracing::error!(%error, path, "the request log cannot be written; requests go on without it");
@@ -206,55 +226,20 @@ impl LoggerActor {
         record.ts = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let line = record.to_line()?;
         let settings = self.shared.settings.load();
-        let mut live = match self.file.take() {
-            Some(live) if live.is_still_at(&settings.path) => live,
-            // Somebody moved or removed it: a new one takes its place.
-            _ => open(&settings.path)?,
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => LogFile::open(&settings.path)?,
         };
-        if live.size > 0 && live.size + line.len() as u64 > settings.max_bytes {
-            rotation::rotate(&settings.path, settings.max_files)?;
-            live = open(&settings.path)?;
-        }
-        write_whole(&mut live, &line)?;
-        self.file = Some(live);
+        // After a failure it is opened anew, which mends its end.
+        file.append(&line, &settings)?;
+        self.file = Some(file);
         Ok(())
     }
 
     fn report(&self) -> FlushReport {
-        FlushReport {
-            written: self.shared.written.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
-        }
+        let figures = &self.shared.figures;
+        FlushReport { written: figures.written.get(), dropped: figures.dropped.get() }
     }
-}
-
-impl OpenFile {
-    fn is_still_at(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|meta| meta.ino() == self.inode)
-    }
-}
-
-/// Writes a line or nothing: what a full disk took of it is cut off again.
-fn write_whole(live: &mut OpenFile, line: &[u8]) -> io::Result<()> {
-    match live.file.write_all(line) {
-        Ok(()) => {
-            live.size += line.len() as u64;
-            Ok(())
-        }
-        Err(error) => {
-            live.file.set_len(live.size)?;
-            Err(error)
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<OpenFile> {
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent)?;
-    }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let meta = file.metadata()?;
-    Ok(OpenFile { file, inode: meta.ino(), size: meta.len() })
 }
 
 impl Actor for LoggerActor {

@@ -189,7 +189,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::fault::Explode;
     use super::*;
-    use crate::metrics::{Metrics, MetricsActor};
+    use crate::metrics::{Metrics, MetricsActor, Samples};
     use std::cell::RefCell;
     use std::rc::Rc;
 
@@ -210,7 +210,7 @@ mod tests {
         let seen = builds.clone();
         let factory = Factory::new(&directory, move |guard, again| {
             seen.borrow_mut().push((tokio::time::Instant::now(), again));
-            MetricsActor::new(guard).start()
+            MetricsActor::new(Samples::default(), guard).start()
         });
         let (metrics, ending) = (Metrics::new().unwrap(), Ending::default());
         let (hopeless_in, hopeless) = mpsc::channel(1);

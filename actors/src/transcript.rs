@@ -3,12 +3,14 @@
 //! Owns: a [`Record`] that fills up on the way and is sent when the transcript is dropped: also
 //! by a panic, also when the client goes. Must never do: be written twice or forgotten.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use chat_proxy_core::ApiError;
 use chat_proxy_core::chat::unary::shorten;
 use chat_proxy_core::chat::usage::Usage;
 use chat_proxy_core::registry::entry::Pricing;
+use chat_proxy_core::telemetry::estimate;
 use chat_proxy_core::telemetry::record::{Record, RecordError, tokens_per_second};
 
 use crate::logger::LogHandle;
@@ -33,6 +35,10 @@ pub struct Transcript {
     audience: Audience,
     pricing: Option<Pricing>,
     settled: bool,
+    /// The log wants to have the conversation; asked once, for one half of it is of no use.
+    keeps_prompts: bool,
+    /// Tokens of the request, roughly.
+    asked: Option<u64>,
 }
 
 impl Transcript {
@@ -40,7 +46,10 @@ impl Transcript {
     pub fn begin(audience: Audience, request_id: String, client: String, endpoint: &str) -> Self {
         let endpoint = endpoint.to_owned();
         let record = Record { request_id, client, endpoint, ..Record::default() };
-        Transcript { record, arrived: Instant::now(), audience, pricing: None, settled: false }
+        let keeps_prompts = audience.log.keeps_prompts();
+        let arrived = Instant::now();
+        let (pricing, settled, asked) = (None, false, None);
+        Transcript { record, arrived, audience, pricing, settled, keeps_prompts, asked }
     }
 
     /// The fields, to be filled in as they become known.
@@ -50,13 +59,13 @@ impl Transcript {
 
     /// Whether conversations are to be kept.
     pub fn keeps_prompts(&self) -> bool {
-        self.audience.log.keeps_prompts()
+        self.keeps_prompts
     }
 
     /// The request is at its backend until this is dropped.
     pub fn at_backend(&self) -> InFlight {
-        let model = self.record.model_logical.as_deref().unwrap_or("other");
-        self.audience.metrics.at_backend(model)
+        let Record { model_logical, backend, .. } = &self.record;
+        self.audience.metrics.at_backend(model_logical.as_deref(), backend.as_deref())
     }
 
     /// What the model's tokens cost.
@@ -90,8 +99,13 @@ impl Transcript {
         self.record.ttft_ms.get_or_insert_with(|| millis_since(self.arrived));
     }
 
-    /// What the backend said about tokens; `events` with content are an estimate without it.
-    pub fn tokens(&mut self, usage: Option<Usage>, events: u64) {
+    /// What is sent, for an estimate of its tokens where the backend will not count them.
+    pub fn asked(&mut self, body: &[u8]) {
+        self.asked = estimate::of_request(body);
+    }
+
+    /// What the backend said about tokens; without it the answer has about `estimate`.
+    pub fn tokens(&mut self, usage: Option<Usage>, estimate: u64) {
         let record = &mut self.record;
         if let Some(usage) = usage {
             record.prompt_tokens = usage.prompt_tokens;
@@ -99,8 +113,16 @@ impl Transcript {
             record.reasoning_tokens = usage.reasoning_tokens;
             record.cached_tokens = usage.cached_tokens;
         }
-        if record.completion_tokens.is_none() && events > 0 {
-            record.completion_tokens = Some(events);
+        // Without an answer nobody knows what the backend did with the request.
+        if estimate == 0 {
+            return;
+        }
+        if record.completion_tokens.is_none() {
+            record.completion_tokens = Some(estimate);
+            record.tokens_estimated = true;
+        }
+        if record.prompt_tokens.is_none() && self.asked.is_some() {
+            record.prompt_tokens = self.asked;
             record.tokens_estimated = true;
         }
     }
@@ -123,7 +145,10 @@ impl Transcript {
         }
         self.settled = true;
         let code = error.code.as_str().to_owned();
-        let message = shorten(&error.message, MAX_MESSAGE);
+        // Engines like to show what they did not understand.
+        let message =
+            if self.keeps_prompts { Cow::Borrowed(&*error.message) } else { error.for_log() };
+        let message = shorten(&message, MAX_MESSAGE);
         self.record.error = Some(RecordError { code, message });
     }
 
@@ -169,9 +194,27 @@ impl Transcript {
     }
 }
 
+impl Transcript {
+    /// One line in the daemon's own log, in the request's span: what failed is seen there, what went
+    /// well only by who looks closely, for the request log has it.
+    fn say(&self) {
+        let Record { model_logical, status, error, duration_ms, ttft_ms, .. } = &self.record;
+        let model = model_logical.as_deref();
+        let Some(RecordError { code, message: error }) = error else {
+            return tracing::debug!(model, status, duration_ms, ttft_ms, "request ended");
+        };
+        if *status >= 500 || *status == 200 {
+            tracing::warn!(model, status, duration_ms, code, error, "request failed");
+        } else {
+            tracing::info!(model, status, duration_ms, code, error, "request refused");
+        }
+    }
+}
+
 impl Drop for Transcript {
     fn drop(&mut self) {
         self.settle();
+        self.say();
         self.audience.metrics.observe(&self.record);
         self.audience.log.write(std::mem::take(&mut self.record));
     }

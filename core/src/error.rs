@@ -3,6 +3,8 @@
 //! Owns: code, type, HTTP status and retry advice of each error, and their JSON. Must never do:
 //! know an HTTP library; `http/error.rs` of the daemon turns an [`ApiError`] into a response.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 /// One row of the error table. The name is the code without its `err_`.
@@ -154,8 +156,11 @@ impl Code {
 }
 
 /// An error on its way to a client.
+///
+/// Shown by `{}` it is fit for logs: words that may quote the conversation are withheld there
+/// ([`ApiError::for_log`]); a client gets [`ApiError::body`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {message}", code.as_str())]
+#[error("{}: {}", code.as_str(), self.for_log())]
 pub struct ApiError {
     /// Which row of the table.
     pub code: Code,
@@ -169,13 +174,23 @@ pub struct ApiError {
     pub hint: Option<String>,
     /// Advice for the client's retry logic.
     pub retry: Retry,
+    /// The message is in the words of a backend or of the request, and may quote the conversation.
+    quotes: bool,
 }
 
 impl ApiError {
     /// An error of the given row with its usual status and advice.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (_, _, status, retry) = code.row();
-        ApiError { code, status, message: message.into(), param: None, hint: None, retry }
+        ApiError {
+            code,
+            status,
+            message: message.into(),
+            param: None,
+            hint: None,
+            retry,
+            quotes: false,
+        }
     }
 
     /// Names the request field at fault.
@@ -192,6 +207,24 @@ impl ApiError {
         self
     }
 
+    /// Its message may quote the conversation: engines like to show what they did not understand.
+    #[must_use]
+    pub fn quoting(mut self) -> Self {
+        self.quotes = true;
+        self
+    }
+
+    /// The message as logs may have it (SPEC 7.1: no prompt is written unless that was asked for).
+    pub fn for_log(&self) -> Cow<'_, str> {
+        if !self.quotes {
+            return Cow::Borrowed(&self.message);
+        }
+        let bytes = self.message.len();
+        Cow::Owned(format!(
+            "{bytes} bytes that may quote the conversation are not shown here (log_prompts keeps them)"
+        ))
+    }
+
     /// A request that is not understood; names the field.
     pub fn invalid(field: &str, message: impl Into<String>) -> Self {
         let error = ApiError::new(Code::InvalidRequest, message);
@@ -200,8 +233,10 @@ impl ApiError {
 
     /// A backend's server error: its status is kept, a missing message is made up from it.
     pub fn backend(status: u16, message: Option<String>) -> Self {
+        let quotes = message.is_some();
         let message = message.unwrap_or_else(|| format!("the backend answered HTTP {status}"));
         let mut error = ApiError::new(Code::BackendError, message);
+        error.quotes = quotes;
         error.status = status;
         error.retry = passthrough_retry(status);
         error
@@ -312,6 +347,16 @@ mod tests {
             plain.event(),
             "data: {\"error\":{\"message\":\"bye\",\"type\":\"draining\",\"code\":\"err_draining\",\"param\":null,\"status\":503}}\n\n"
         );
+    }
+
+    #[test]
+    fn what_may_quote_the_conversation_is_for_the_client_alone() {
+        let error = ApiError::backend(400, Some("input was: secret".to_owned()));
+        assert_eq!(error.body()["error"]["message"], "input was: secret");
+        let shown = format!("{error} {}", error.for_log());
+        assert!(shown.starts_with("err_backend_error: 17 bytes ") && !shown.contains("secret"));
+        let ours = ApiError::new(Code::Draining, "bye");
+        assert_eq!((ours.to_string(), &*ours.for_log()), ("err_draining: bye".to_owned(), "bye"));
     }
 
     #[test]

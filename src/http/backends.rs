@@ -78,9 +78,7 @@ fn ollama_line(ollama: &OllamaStatus, gpu: &Status, state: &AppState) -> Value {
         matches!(view.snapshot.placement(*position), Placement::Ollama(model)
             if model.server.origin() == ollama.base)
     });
-    let in_flight: i64 = of_it
-        .map(|(_, entry)| state.metrics.in_flight.with_label_values(&[entry.name.as_str()]).get())
-        .sum();
+    let in_flight: i64 = of_it.map(|(_, entry)| state.metrics.in_flight_at(&entry.name)).sum();
     let queued = gpu.queue.iter().filter(|waiter| waiter.ollama && ollama.shares_gpu).count();
     json!({
         "name": "ollama", "kind": "ollama", "state": ollama.state,
@@ -110,7 +108,7 @@ fn external(state: &AppState) -> Vec<Value> {
     let entries = view.snapshot.entries().iter().enumerate();
     let shown = entries.filter_map(|(position, entry)| {
         let Placement::External(endpoint) = view.snapshot.placement(position) else { return None };
-        let in_flight = state.metrics.in_flight.with_label_values(&[entry.name.as_str()]).get();
+        let in_flight = state.metrics.in_flight_at(&entry.name);
         Some(json!({
             "name": entry.name, "kind": "external", "state": "external", "model": entry.name,
             "pid": null, "port": endpoint.port(), "since": null, "restarts": 0,

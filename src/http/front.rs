@@ -152,6 +152,13 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key, x-request
     x-stainless-os, x-stainless-package-version, x-stainless-runtime, \
     x-stainless-runtime-version, x-stainless-retry-count, x-stainless-timeout";
 
+/// The id of the trace that a request belongs to (W3C Trace Context, `traceparent`).
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let sent = headers.get("traceparent")?.to_str().ok()?;
+    let id = sent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
 /// One span per request; it lasts until the body has ended.
 pub(crate) struct RequestSpan;
 
@@ -159,7 +166,11 @@ impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
         let extensions = request.extensions();
         let id = extensions.get::<Identity>().map_or("", |identity| identity.request_id.as_str());
-        tracing::info_span!("request", id, method = %request.method(), path = request.path())
+        let (method, path) = (request.method(), request.path());
+        match trace_id(request.headers()) {
+            None => tracing::info_span!("request", id, %method, path),
+            Some(trace_id) => tracing::info_span!("request", id, %method, path, trace_id),
+        }
     }
 
     fn on_request_end<B: MessageBody>(_: Span, outcome: &Result<ServiceResponse<B>, Error>) {

@@ -10,6 +10,7 @@ use chat_proxy_actors::config::ConfigState;
 use chat_proxy_actors::directory::Directory;
 use chat_proxy_actors::events::EventBus;
 use chat_proxy_actors::forwarder::ForwarderFactory;
+use chat_proxy_actors::gpus::gauges::Gauges;
 use chat_proxy_actors::lease::LeaseShelf;
 use chat_proxy_actors::limits::Limits;
 use chat_proxy_actors::live::Live;
@@ -62,6 +63,8 @@ pub(crate) struct AppState {
     /// Where large bodies wait.
     pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
+    /// What the driver says of GPUs.
+    pub(super) gauges: Gauges,
 }
 
 impl AppState {
@@ -87,6 +90,7 @@ impl AppState {
             lease_ttl: settings::lease_ttl(),
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
+            gauges: Gauges::default(),
         }
     }
 }

@@ -143,7 +143,10 @@ impl Daemon {
                 dropped = report.dropped,
                 "request log closed"
             ),
-            Err(late) => tracing::error!(%late, "the request log was not flushed"),
+            Err(_) => {
+                let lost = self.house.audience.log.waiting();
+                tracing::error!(lost, "the disk did not take the rest of the request log in time");
+            }
         }
         self.house.ending.begin();
         self.log_thread.stop();

@@ -12,11 +12,14 @@ const FIELDS: &str = "ts request_id client endpoint model_requested model_logica
     completion_tokens tokens_estimated tokens_per_second finish_reason policy cancelled";
 const PROMPT: &str = "a-very-private-question";
 
-fn ask(stream: bool) -> Ask {
-    let body = format!(
+fn body(stream: bool) -> String {
+    format!(
         r#"{{"model":"Tiny A","messages":[{{"role":"user","content":"{PROMPT}"}}],"stream":{stream}}}"#
-    );
-    Ask::chat(body).header("x-request-id", "log-1").header("user-agent", "x")
+    )
+}
+
+fn ask(stream: bool) -> Ask {
+    Ask::chat(body(stream)).header("x-request-id", "log-1").header("user-agent", "x")
 }
 
 #[track_caller]
@@ -112,7 +115,22 @@ fn tokens_are_estimated_where_the_backend_does_not_count() {
     ask(true).reply(daemon.addr());
     let line = daemon.log_line();
     assert_eq!((&line["completion_tokens"], &line["tokens_estimated"]), (&json!(4), &json!(true)));
-    assert_eq!(line["prompt_tokens"], json!(null));
+    // A token for each four bytes of what was asked.
+    assert_eq!(line["prompt_tokens"], json!(body(true).len().div_ceil(4)));
+}
+
+#[test]
+fn so_are_those_of_an_answer_in_one_piece() {
+    let mut whole: Value = serde_json::from_str(vllm::WHOLE).unwrap();
+    whole.as_object_mut().unwrap().remove("usage");
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap().len();
+    let upstream = Upstream::answering("200 OK", "application/json", &whole.to_string());
+    let daemon = Setup::with(&upstream).start();
+    ask(false).reply(daemon.addr());
+    let line = daemon.log_line();
+    assert_eq!(line["completion_tokens"], json!(text.div_ceil(4)));
+    assert_eq!(line["tokens_estimated"], true);
+    assert_eq!(line["prompt_tokens"], json!(body(false).len().div_ceil(4)));
 }
 
 #[test]

@@ -84,8 +84,9 @@ fn entry(name: &str, snapshot: &Snapshot) -> Result<String, ApiError> {
         .hint("give it a table [autostart.services.NAME] with its command")),
         Ok((entry, _)) => Ok(entry.name.clone()),
         Err(error) => {
-            let unknown = failure::unknown(name);
-            Err(ApiError { hint: error.hint.or(unknown.hint.clone()), ..unknown })
+            let mut unknown = failure::unknown(name);
+            unknown.hint = error.hint.or(unknown.hint);
+            Err(unknown)
         }
     }
 }

@@ -72,6 +72,12 @@ pub(super) async fn admit(
             // The arbiter counts from the arrival; some of that may be written down already.
             let known = transcript.waited_so_far();
             transcript.waited(permit.queued.saturating_sub(known), permit.loading);
+            if !permit.loading.is_zero() {
+                // By the generation it is found with those who load.
+                let (generation, queued, loading) =
+                    (permit.generation, permit.queued, permit.loading);
+                tracing::info!(%generation, ?queued, ?loading, "its model was loaded for it");
+            }
             reply.uses(Some(permit.generation));
             Admitted::Granted(permit, reply)
         }

@@ -23,6 +23,8 @@ pub(super) fn broke_off(address: &str, bytes: usize) -> ApiError {
 pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bool) -> ApiError {
     let status = head.status.as_u16();
     if let Some(location) = &head.location {
+        // What stands behind the path is for that place alone.
+        let location = location.split(['?', '#']).next().unwrap_or_default();
         let message = format!("{address} redirects to {location}");
         return ApiError::new(Code::BackendUnavailable, message)
             .hint("give the entry the address that it redirects to as its base_url");
@@ -31,7 +33,7 @@ pub(super) fn not_an_answer(head: &Head, body: &Bytes, address: &str, stream: bo
     let kind = if head.content_type.is_empty() { "no content type" } else { &head.content_type };
     let start: String = String::from_utf8_lossy(body).chars().take(200).collect();
     let message = format!("{wanted}, but {address} sent HTTP {status} with {kind}: {start:?}");
-    ApiError::new(Code::BackendUnavailable, message)
+    ApiError::new(Code::BackendUnavailable, message).quoting()
 }
 
 /// Passes on a backend's 4xx with its status and message, and its 5xx as `err_backend_error`.

@@ -60,7 +60,8 @@ pub(super) async fn fetch_all(
 }
 
 fn refuse(message: String) -> ApiError {
-    ApiError::invalid("messages", message).hint("send images as data: URIs")
+    // Addresses of images are a part of the conversation.
+    ApiError::invalid("messages", message).quoting().hint("send images as data: URIs")
 }
 
 async fn fetch(url: &str, rules: &ImageRules, max: u64) -> Result<Bytes, ApiError> {

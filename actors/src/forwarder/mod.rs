@@ -25,6 +25,7 @@ mod ollama;
 mod patience;
 mod policies;
 mod prepare;
+mod prompts;
 mod pump;
 mod reply;
 mod scaling;

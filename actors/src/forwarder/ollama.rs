@@ -15,6 +15,7 @@ use chat_proxy_core::gpu::Tenant;
 use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::admission::{Admitted, admit};
 use super::cargo::{Cargo, Outgoing, Target, Unsent};
@@ -201,7 +202,7 @@ impl Request<'_> {
     ) -> Loaded {
         let began = Instant::now();
         let (answer, outcome) = oneshot::channel();
-        let order = EnsureLoaded { model: model.clone(), reply: answer };
+        let order = EnsureLoaded { model: model.clone(), span: Span::current(), reply: answer };
         if self.shared.turns.ollama.tell(order).is_err() {
             // It is being rebuilt; Ollama loads what it is asked for in any case.
             return Loaded::Yes(reply);

@@ -168,9 +168,6 @@ pub(super) fn prepare(
             .hint("name a model (GET /v1/models lists them), or set default_model")
     })?;
     transcript.record().model_requested = Some(name.chars().take(200).collect());
-    if let Outgoing::Chat(chat) = &request {
-        keep_prompt(chat, transcript);
-    }
     let who = asker(shared, meta, &request, name);
     transcript.record().class = who.class;
     let found = find(shared, name)?;
@@ -217,12 +214,4 @@ fn read_chat(bytes: Bytes) -> Result<(Asked, Outgoing), ApiError> {
         wants_usage: chat.wants_usage(),
     };
     Ok((asked, Outgoing::Chat(chat)))
-}
-
-fn keep_prompt(request: &ChatRequest, transcript: &mut Transcript) {
-    if transcript.keeps_prompts() {
-        let body: Option<serde_json::Value> = serde_json::from_slice(request.body()).ok();
-        transcript.record().messages =
-            body.and_then(|mut body| body.get_mut("messages").map(serde_json::Value::take));
-    }
 }

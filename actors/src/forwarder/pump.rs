@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use chat_proxy_core::chat::ollama::NativeStream;
 use chat_proxy_core::chat::stream::Progress;
 use chat_proxy_core::chat::unary as rules;
+use chat_proxy_core::telemetry::answer::Answer as KeptAnswer;
 use chat_proxy_core::{ApiError, Code};
 
 use super::cargo::{Target, Unsent};
@@ -29,6 +30,8 @@ const TRAILING: Duration = Duration::from_millis(250);
 const MAX_STRAY: usize = 1 << 20;
 /// And for as long.
 const STRAY_TIME: Duration = Duration::from_secs(5);
+/// As much of a stream is kept, in bytes, where the log is to have it.
+const MAX_KEPT: usize = 4 << 20;
 
 /// In whose words a backend answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +71,28 @@ struct Pump<'a> {
     chain: Chain,
     transcript: &'a mut Transcript,
     out: Vec<Bytes>,
-    kept: Option<BytesMut>,
+    kept: Option<Kept>,
+}
+
+/// The stream, for the log that was asked to keep it.
+#[derive(Default)]
+struct Kept {
+    events: BytesMut,
+    truncated: bool,
+}
+
+impl Kept {
+    fn add(&mut self, bytes: &Bytes) {
+        let room = MAX_KEPT - self.events.len();
+        self.truncated |= bytes.len() > room;
+        self.events.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn answer(self) -> Option<KeptAnswer> {
+        let Kept { events, truncated } = self;
+        let events = events.freeze();
+        (!events.is_empty()).then_some(KeptAnswer::Stream { events, truncated })
+    }
 }
 
 /// Streams the answer; gives the request back where it is to be sent again.
@@ -95,7 +119,7 @@ pub(super) async fn run(
         reply,
         deadlines,
         chain,
-        kept: transcript.keeps_prompts().then(BytesMut::new),
+        kept: transcript.keeps_prompts().then(Kept::default),
         transcript,
         out: Vec::new(),
     };
@@ -249,7 +273,7 @@ impl Pump<'_> {
         }
         for bytes in self.out.drain(..) {
             if let Some(kept) = &mut self.kept {
-                kept.extend_from_slice(&bytes);
+                kept.add(&bytes);
             }
             self.reply.data(bytes);
         }
@@ -284,8 +308,7 @@ impl Pump<'_> {
         self.transcript.tokens(summary.usage, summary.content_events);
         let record = self.transcript.record();
         record.finish_reason.clone_from(&summary.finish_reason);
-        record.response =
-            self.kept.take().map(|kept| String::from_utf8_lossy(&kept).into_owned().into());
+        record.response = self.kept.take().and_then(Kept::answer);
         match ending {
             Ending::Whole => {
                 self.reply.end_whole(self.transcript);
@@ -309,8 +332,9 @@ impl Pump<'_> {
 }
 
 fn broken(error: &Broken) -> ApiError {
-    ApiError::new(Code::BackendUnavailable, error.to_string())
-        .hint("the backend may have crashed; its own log tells more")
+    let failure = ApiError::new(Code::BackendUnavailable, error.to_string())
+        .hint("the backend may have crashed; its own log tells more");
+    if matches!(error, Broken::Nonsense(_)) { failure.quoting() } else { failure }
 }
 
 /// Reads the body's formal end, so that the connection can serve the next request.

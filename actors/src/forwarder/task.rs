@@ -20,7 +20,7 @@ use super::messages::{Forward, RequestBody, RequestMeta};
 use super::prepare::{Prepared, prepare};
 use super::reply::Reply;
 use super::upstream::Upstream;
-use super::{Shared, autostart, policies, pump, unary};
+use super::{Shared, autostart, policies, prompts, pump, unary};
 use crate::transcript::Transcript;
 
 pub(super) async fn run(shared: Rc<Shared>, request: Forward) {
@@ -45,6 +45,12 @@ struct Incoming {
 
 async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript: &mut Transcript) {
     let Incoming { body, share, meta } = incoming;
+    if let RequestBody::Chat(bytes) = &body {
+        transcript.asked(bytes);
+    }
+    if transcript.keeps_prompts() {
+        transcript.record().messages = prompts::of(&body).await;
+    }
     let (mut prepared, request) = match prepare(shared, body, &meta, transcript) {
         Ok(prepared) => prepared,
         Err(error) => return reply.refuse(error, transcript),

@@ -15,6 +15,8 @@ use chat_proxy_core::chat::tool_calls;
 use chat_proxy_core::chat::unary as rules;
 use chat_proxy_core::error::Retry;
 use chat_proxy_core::relay::Dialect;
+use chat_proxy_core::telemetry::answer::Answer as Kept;
+use chat_proxy_core::telemetry::estimate;
 use chat_proxy_core::{ApiError, Code};
 use tokio::time::Instant;
 
@@ -202,10 +204,11 @@ fn as_json(head: Head, body: &Bytes) -> Head {
 
 pub(super) fn pass(reply: Reply, head: &Head, body: Bytes, transcript: &mut Transcript) {
     let summary = rules::summarize(&body);
-    transcript.tokens(summary.usage, 0);
+    let estimate = if summary.usage.is_some() { 0 } else { estimate::of_answer(&body) };
+    transcript.tokens(summary.usage, estimate);
     transcript.record().finish_reason = summary.finish_reason;
     if transcript.keeps_prompts() {
-        transcript.record().response = serde_json::from_slice(&body).ok();
+        transcript.record().response = Some(Kept::Whole(body.clone()));
     }
     let answer = WholeAnswer {
         status: head.status.as_u16(),

@@ -14,6 +14,7 @@ mod telling;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle, WrapFuture};
 use chat_proxy_core::gpu::scheduler::{
@@ -157,7 +158,8 @@ impl GpuArbiter {
         for effect in effects {
             self.carry_out(effect, ctx);
         }
-        self.parts.metrics.queue_depth.set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
+        let waiting = i64::try_from(self.waiting.len()).unwrap_or(i64::MAX);
+        self.parts.metrics.waiting_for_gpu.store(waiting, Ordering::Relaxed);
         self.tell_waiting();
         self.tell_events(ctx);
         self.show();
@@ -212,6 +214,8 @@ impl GpuArbiter {
             Effect::Pardon(model) => self.tell(SetGoal::Pardon(model)),
             Effect::Run(generation, launch) => {
                 self.parts.ledger.used(generation);
+                let request_id = self.first_for(&TenantId::Model(launch.model.clone()));
+                tracing::info!(%generation, model = %launch.model, request_id, "engine ordered");
                 self.tell(SetGoal::Run(generation, launch));
             }
             Effect::Stop(generation) => self.tell(SetGoal::Stop(generation)),
@@ -228,8 +232,9 @@ impl GpuArbiter {
             Effect::Lease(effect) => self.lease_effect(effect, ctx),
             Effect::SwapBegan { from, to, reason, because } => {
                 let from = from.as_ref().map(ToString::to_string);
+                let request_id = self.first_for(&to).map(str::to_owned);
                 let (to, because) = (Some(to.to_string()), because.to_string());
-                self.swap_begins(from, to, reason, because);
+                self.swap_begins(from, to, reason, because, request_id);
             }
             Effect::Unload { of, reason } => {
                 let because = match reason {
@@ -240,7 +245,7 @@ impl GpuArbiter {
                     Reason::Removed => "its entry has gone, and nobody used it",
                 };
                 let because = because.to_owned();
-                self.swap_begins(Some(of.to_string()), None, reason, because);
+                self.swap_begins(Some(of.to_string()), None, reason, because, None);
             }
             Effect::SwapDone { to, reason, took } => self.swap_done(&to, reason, took),
         }
@@ -259,6 +264,13 @@ impl GpuArbiter {
             self.stories.ended(&waiting.request_id, end, clock::now());
             let _ = waiting.reply.send(outcome(&waiting.model));
         }
+    }
+
+    /// The id of the request that a model comes for; `None`: it was ordered by hand or ahead.
+    fn first_for(&self, tenant: &TenantId) -> Option<&str> {
+        let mut waiting = self.core.waiting().filter(|waiter| waiter.tenant.id() == *tenant);
+        let ticket = waiting.next()?.ticket;
+        self.waiting.get(&ticket).map(|waiting| &*waiting.request_id)
     }
 
     /// Position and state, for heartbeats.

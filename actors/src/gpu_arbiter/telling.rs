@@ -35,15 +35,18 @@ impl GpuArbiter {
         to: Option<String>,
         reason: Reason,
         because: String,
+        request_id: Option<String>,
     ) {
         let shown = |name: &Option<String>| name.clone().unwrap_or_else(|| "nothing".to_owned());
         let (was, comes, reason) = (shown(&from), shown(&to), reason.as_str());
-        tracing::info!(from = was, to = comes, reason, because, "swap begins");
+        let id = request_id.as_deref();
+        tracing::info!(from = was, to = comes, reason, because, request_id = id, "swap begins");
         let queue = self.queue();
         let (begins, at) = ((from.clone(), to.clone(), because.clone()), clock::unix_seconds());
         self.stories.swap_begins(Swap { at, from, to, reason, because, took_ms: None });
         let (from, to, because) = begins;
-        self.parts.events.publish(&Event::SwapBegins { from, to, reason, because, queue });
+        let begins = Event::SwapBegins { from, to, reason, because, request_id, queue };
+        self.parts.events.publish(&begins);
     }
 
     pub(super) fn swap_done(&mut self, to: &TenantId, reason: Reason, took: Duration) {
@@ -62,6 +65,7 @@ impl GpuArbiter {
         let resident = self.holder();
         if self.told.resident.as_ref() != Some(&resident) {
             let (state, model) = (resident.0, resident.1.as_ref().map(ToString::to_string));
+            self.parts.metrics.holds_gpu(model.as_deref());
             self.parts.events.publish(&Event::Resident { state, model });
             self.told.resident = Some(resident);
         }

@@ -211,14 +211,14 @@ async fn a_request_becomes_a_goal_and_then_a_permit() {
     let asked = house.ask("a");
     assert_eq!(house.runs().await, (FIRST, "a".to_owned()));
     assert_eq!(house.parts.ledger.newest(), FIRST);
-    assert_eq!(house.parts.metrics.queue_depth.get(), 1);
+    assert_eq!(house.parts.metrics.waiting(0), 1);
     house.report(FIRST, Some((FIRST, "a", Phase::Starting)));
     house.report(FIRST, Some((FIRST, "a", Phase::Ready)));
     let permit = asked.permit().await;
     assert_eq!((permit.generation, permit.tenant.id().to_string().as_str()), (FIRST, "a"));
     let status = house.status().await;
     assert_eq!((status.state, status.in_flight, status.queue.len()), ("ready", 1, 0));
-    assert_eq!(house.parts.metrics.queue_depth.get(), 0);
+    assert_eq!(house.parts.metrics.waiting(0), 0);
     drop(permit);
     assert_eq!(house.status().await.in_flight, 0);
 }

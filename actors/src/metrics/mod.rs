@@ -2,31 +2,35 @@
 //!
 //! Owns: names, labels and the handles, which are atomics and are touched in place, so that the
 //! death of an actor loses none ([`Metrics`]); `MetricsActor` owns the rolling view. Must never do:
-//! take a label's value from a client: models are those of the registry, all else is `other`.
+//! take a label's value from a client: models are those of the registry, all else is `other`; or be
+//! touched for a piece of a stream: a request is counted once, at its end.
 
+mod maker;
+mod models;
 mod rolling;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chat_proxy_core::telemetry::record::Record;
 use chat_proxy_core::telemetry::rolling::Sample;
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
 };
 
 use crate::clock;
-use crate::port::Port;
-pub use rolling::{GetRolling, MetricsActor, Observe};
+use maker::{Maker, SECONDS, SWAP_SECONDS};
+use models::{Model, Models};
+pub use rolling::{GetRolling, MetricsActor, Samples};
 
-/// Requests take milliseconds to minutes.
-const SECONDS: [f64; 16] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
-];
+/// What stands for every model that the registry does not have, and for no model at all.
+pub const OTHER: &str = "other";
 
 /// All figures; cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,6 +48,9 @@ impl Deref for Metrics {
 #[derive(Debug)]
 pub struct Figures {
     all: Registry,
+    /// Of this process, under the names that all exporters have.
+    process: Registry,
+    models: Models,
     /// Loads of the registry by outcome: `good`, `failed`.
     pub registry_loads: IntCounterVec,
     /// 1 while the newest registry files cannot be loaded, and an older view is served.
@@ -53,33 +60,57 @@ pub struct Figures {
     /// Entries of the served view that were skipped.
     pub registry_skipped: IntGauge,
     /// Finished requests by model, backend and status.
-    pub requests: IntCounterVec,
+    requests: IntCounterVec,
     /// Failed requests by code.
-    pub errors: IntCounterVec,
-    /// From arrival to the end, by backend.
-    pub duration: HistogramVec,
-    /// From arrival to the first content, by backend.
-    pub ttft: HistogramVec,
+    errors: IntCounterVec,
+    /// What requests cost, by model and backend, by the prices of the registry.
+    cost: CounterVec,
     /// Waiting for a turn, without the load.
-    pub queue: Histogram,
-    /// Tokens by kind: `prompt`, `completion`, `reasoning`, `cached`.
-    pub tokens: IntCounterVec,
-    /// What requests cost, by backend, by the prices of the registry.
-    pub cost: CounterVec,
+    queue: Histogram,
     /// Changes of the GPU's resident by reason.
     pub swaps: IntCounterVec,
     /// From the decision to change to ready.
     pub swap_seconds: Histogram,
     /// Starts of engines that followed a failure.
     pub backend_restarts: IntCounter,
-    /// 1 while a backend serves.
+    /// 1 while a backend serves: `vllm`, `ollama`.
     pub backend_up: IntGaugeVec,
-    /// Requests at a backend now, by model.
-    pub in_flight: IntGaugeVec,
-    /// Requests that wait for a turn now.
-    pub queue_depth: IntGauge,
+    /// 1 while a service of the autostart map is ready.
+    pub service_up: IntGaugeVec,
+    /// 1 for the model that holds the GPU.
+    resident: IntGaugeVec,
+    /// Requests that wait for the GPU now.
+    pub waiting_for_gpu: AtomicI64,
+    queue_depth: IntGauge,
     /// Actors that were rebuilt after a defect.
     pub actor_restarts: IntCounterVec,
+    /// Of the request log.
+    pub log: LogFigures,
+    program_log_dropped: IntCounter,
+    /// Memory of GPUs in bytes, by GPU and kind: `total`, `used`, `free`.
+    pub gpu_memory: GaugeVec,
+    /// How busy GPUs are, from 0 to 1.
+    pub gpu_utilization: GaugeVec,
+}
+
+/// What the request log's writer counts.
+#[derive(Debug, Clone)]
+pub struct LogFigures {
+    /// Lines written.
+    pub written: IntCounter,
+    /// Records lost: disk full, or too many waiting for it.
+    pub dropped: IntCounter,
+    /// What waits to be written, roughly, in bytes.
+    pub waiting_bytes: IntGauge,
+}
+
+/// What is known only when somebody asks for the figures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scraped {
+    /// Requests that wait for a place at a model that the arbiter does not place.
+    pub waiting_elsewhere: usize,
+    /// Lines of the daemon's own log that nobody took in time.
+    pub program_log_dropped: u64,
 }
 
 impl Metrics {
@@ -87,7 +118,18 @@ impl Metrics {
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let all = Registry::new_custom(Some("imageworks_proxy".to_owned()), None)?;
         let make = Maker { all: &all };
+        let outcomes = make.counters(
+            "log_records_total",
+            "Finished requests by what became of their line in the request log.",
+            &["outcome"],
+        )?;
+        make.gauges("build_info", "1, with the version that runs.", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Metrics(Arc::new(Figures {
+            models: Models::new(&make)?,
             registry_loads: make.counters(
                 "registry_loads_total",
                 "Loads of the model registry by outcome.",
@@ -101,105 +143,104 @@ impl Metrics {
                 .gauge("registry_skipped_entries", "Entries that were skipped.")?,
             requests: make.counters(
                 "requests_total",
-                "Finished requests.",
+                "Finished requests; 499: the client left, and a stream that broke has 200.",
                 &["model", "backend", "status"],
             )?,
             errors: make.counters("errors_total", "Failed requests by code.", &["code"])?,
-            duration: make.histograms(
-                "request_duration_seconds",
-                "From a request's arrival to its end.",
-                &["backend"],
+            cost: make.floats(
+                "cost_total",
+                "What requests cost, by the registry's prices.",
+                &["model", "backend"],
             )?,
-            ttft: make.histograms(
-                "time_to_first_token_seconds",
-                "From a request's arrival to its first content.",
-                &["backend"],
+            queue: make.histogram(
+                "queue_seconds",
+                "Waiting for a turn, without the load.",
+                SECONDS,
             )?,
-            queue: make.histogram("queue_seconds", "Waiting for a turn, without the load.")?,
-            tokens: make.counters("tokens_total", "Tokens by kind.", &["kind"])?,
-            cost: make.floats("cost_total", "What requests cost, by the registry's prices.")?,
             swaps: make.counters(
                 "swaps_total",
                 "Changes of the GPU's resident by reason.",
                 &["reason"],
             )?,
-            swap_seconds: make
-                .histogram("swap_seconds", "From the decision to change the resident to ready.")?,
-            backend_restarts: make.keep(IntCounter::new(
-                "backend_restarts_total",
-                "Starts of engines that followed a failure.",
-            )?)?,
+            swap_seconds: make.histogram(
+                "swap_seconds",
+                "From the decision to change the resident to ready.",
+                SWAP_SECONDS,
+            )?,
+            backend_restarts: make
+                .counter("backend_restarts_total", "Starts of engines that followed a failure.")?,
             backend_up: make.gauges("backend_up", "1 while a backend serves.", &["backend"])?,
-            in_flight: make.gauges("in_flight", "Requests at a backend now.", &["model"])?,
+            service_up: make.gauges(
+                "service_up",
+                "1 while a service that is started on demand is ready.",
+                &["service"],
+            )?,
+            resident: make.gauges("resident", "1 for the model that holds the GPU.", &["model"])?,
+            waiting_for_gpu: AtomicI64::default(),
             queue_depth: make.gauge("queue_depth", "Requests that wait for a turn now.")?,
             actor_restarts: make.counters(
                 "actor_restarts_total",
                 "Actors that were rebuilt after a defect.",
                 &["actor"],
             )?,
+            log: LogFigures {
+                written: outcomes.with_label_values(&["written"]),
+                dropped: outcomes.with_label_values(&["dropped"]),
+                waiting_bytes: make.gauge(
+                    "log_records_waiting_bytes",
+                    "Records that wait to be written to the request log, roughly.",
+                )?,
+            },
+            program_log_dropped: make.counter(
+                "program_log_dropped_total",
+                "Lines of the daemon's own log that were lost because nobody took them.",
+            )?,
+            gpu_memory: make.float_gauges(
+                "gpu_memory_bytes",
+                "Memory of a GPU as its driver says it.",
+                &["gpu", "kind"],
+            )?,
+            gpu_utilization: make.float_gauges(
+                "gpu_utilization_ratio",
+                "How busy a GPU is, from 0 to 1, as its driver says it.",
+                &["gpu"],
+            )?,
+            process,
             all,
         })))
     }
 }
 
-/// Makes and registers.
-struct Maker<'a> {
-    all: &'a Registry,
-}
-
-impl Maker<'_> {
-    fn keep<C: Collector + Clone + 'static>(&self, figure: C) -> Result<C, prometheus::Error> {
-        self.all.register(Box::new(figure.clone()))?;
-        Ok(figure)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.keep(IntGauge::new(name, help)?)
-    }
-
-    fn gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntGaugeVec, prometheus::Error> {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn floats(&self, name: &str, help: &str) -> Result<CounterVec, prometheus::Error> {
-        self.keep(CounterVec::new(Opts::new(name, help), &["backend"])?)
-    }
-
-    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?)
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<HistogramVec, prometheus::Error> {
-        let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-        self.keep(HistogramVec::new(opts, labels)?)
-    }
-}
-
 impl Figures {
     /// Everything in Prometheus' text format.
-    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn render(&self, scraped: Scraped) -> Result<Vec<u8>, prometheus::Error> {
+        self.queue_depth.set(self.waiting(scraped.waiting_elsewhere));
+        let lost = scraped.program_log_dropped.saturating_sub(self.program_log_dropped.get());
+        self.program_log_dropped.inc_by(lost);
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.all.gather(), &mut text)?;
+        let encoder = TextEncoder::new();
+        encoder.encode(&self.all.gather(), &mut text)?;
+        encoder.encode(&self.process.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// Requests that wait for a turn, with those that wait elsewhere than for the GPU.
+    pub fn waiting(&self, elsewhere: usize) -> i64 {
+        let elsewhere = i64::try_from(elsewhere).unwrap_or(i64::MAX);
+        self.waiting_for_gpu.load(Ordering::Relaxed).saturating_add(elsewhere)
+    }
+
+    /// Another model holds the GPU; `None`: none does.
+    pub fn holds_gpu(&self, model: Option<&str>) {
+        self.resident.reset();
+        if let Some(model) = model {
+            self.resident.with_label_values(&[model]).set(1);
+        }
+    }
+
+    /// Requests of a model that are at its backend now.
+    pub fn in_flight_at(&self, model: &str) -> i64 {
+        self.models.in_flight_at(model)
     }
 
     /// Finished requests by backend.
@@ -228,29 +269,17 @@ impl Figures {
     }
 
     fn count(&self, record: &Record) {
-        let model = record.model_logical.as_deref().unwrap_or("other");
-        let backend = record.backend.as_deref().unwrap_or("other");
-        self.requests.with_label_values(&[model, backend, &record.status.to_string()]).inc();
+        let model = self.models.get(record.model_logical.as_deref(), record.backend.as_deref());
+        let labels = [model.name.as_str(), model.backend.as_str()];
+        let status = record.status.to_string();
+        self.requests.with_label_values(&[labels[0], labels[1], &status]).inc();
         if let Some(error) = &record.error {
             self.errors.with_label_values(&[error.code.as_str()]).inc();
         }
-        self.duration.with_label_values(&[backend]).observe(seconds(record.duration_ms));
-        if let Some(ttft) = record.ttft_ms {
-            self.ttft.with_label_values(&[backend]).observe(seconds(ttft));
-        }
         self.queue.observe(seconds(record.queue_ms));
-        for (kind, tokens) in [
-            ("prompt", record.prompt_tokens),
-            ("completion", record.completion_tokens),
-            ("reasoning", record.reasoning_tokens),
-            ("cached", record.cached_tokens),
-        ] {
-            if let Some(tokens) = tokens {
-                self.tokens.with_label_values(&[kind]).inc_by(tokens);
-            }
-        }
+        model.count(record);
         if let Some(cost) = record.cost {
-            self.cost.with_label_values(&[backend]).inc_by(cost);
+            self.cost.with_label_values(&labels).inc_by(cost);
         }
     }
 }
@@ -280,12 +309,12 @@ fn seconds(millis: u64) -> f64 {
 pub struct MetricsHandle {
     metrics: Metrics,
     /// `None`: nobody looks at the rolling view.
-    rolling: Option<Port<Observe>>,
+    rolling: Option<Samples>,
 }
 
 impl MetricsHandle {
     /// A handle that also feeds the rolling view, if there is one.
-    pub fn new(metrics: Metrics, rolling: Option<Port<Observe>>) -> Self {
+    pub fn new(metrics: Metrics, rolling: Option<Samples>) -> Self {
         MetricsHandle { metrics, rolling }
     }
 
@@ -293,100 +322,32 @@ impl MetricsHandle {
     pub fn observe(&self, record: &Record) {
         self.metrics.count(record);
         let Some(rolling) = &self.rolling else { return };
-        // One per finished request, of a few words; while the actor is being rebuilt the window
-        // misses some, which it forgets in the end anyway.
-        let _ = rolling.tell(Observe(Sample {
+        rolling.add(Sample {
             at: clock::now(),
             ttft_ms: record.ttft_ms,
             duration_ms: record.duration_ms,
             queue_ms: record.queue_ms,
             tokens_per_second: record.tokens_per_second,
             failed: record.error.is_some(),
-        }));
+        });
     }
 
-    /// The request is at a backend until this is dropped.
-    pub fn at_backend(&self, model: &str) -> InFlight {
-        let gauge = self.metrics.in_flight.with_label_values(&[model]);
-        gauge.inc();
-        InFlight(gauge)
+    /// A request of that model of the registry is at its backend until this is dropped.
+    pub fn at_backend(&self, model: Option<&str>, backend: Option<&str>) -> InFlight {
+        let model = self.metrics.models.get(model, backend);
+        model.in_flight.inc();
+        InFlight(model)
     }
 }
 
 /// A request at a backend.
-pub struct InFlight(IntGauge);
+pub struct InFlight(Arc<Model>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.in_flight.dec();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use chat_proxy_core::telemetry::record::RecordError;
-
-    #[test]
-    fn figures_carry_the_projects_prefix() {
-        let metrics = Metrics::new().unwrap();
-        metrics.registry_loads.with_label_values(&["good"]).inc();
-        metrics.registry_models.set(3);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        assert!(
-            text.contains("imageworks_proxy_registry_loads_total{outcome=\"good\"} 1"),
-            "{text}"
-        );
-        assert!(text.contains("imageworks_proxy_registry_models 3"), "{text}");
-    }
-
-    #[test]
-    fn a_finished_request_is_counted_under_its_logical_names() {
-        let metrics = Metrics::new().unwrap();
-        let handle = MetricsHandle::new(metrics.clone(), None);
-        let good = Record {
-            model_logical: Some("tiny-a".into()),
-            backend: Some("vllm".into()),
-            status: 200,
-            duration_ms: 20,
-            ttft_ms: Some(4),
-            completion_tokens: Some(9),
-            cost: Some(0.5),
-            ..Record::default()
-        };
-        handle.observe(&good);
-        let error = RecordError { code: "err_model_not_found".into(), message: String::new() };
-        let bad = Record {
-            model_requested: Some("<script>".into()),
-            status: 404,
-            error: Some(error),
-            ..Record::default()
-        };
-        handle.observe(&bad);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        for line in [
-            "imageworks_proxy_requests_total{backend=\"vllm\",model=\"tiny-a\",status=\"200\"} 1",
-            "imageworks_proxy_requests_total{backend=\"other\",model=\"other\",status=\"404\"} 1",
-            "imageworks_proxy_errors_total{code=\"err_model_not_found\"} 1",
-            "imageworks_proxy_time_to_first_token_seconds_bucket{backend=\"vllm\",le=\"0.005\"} 1",
-            "imageworks_proxy_tokens_total{kind=\"completion\"} 9",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-        assert!(!text.contains("script"));
-        assert_eq!(metrics.requests_by_backend()["vllm"], 1);
-        assert_eq!(metrics.errors_by_code()["err_model_not_found"], 1);
-        assert!((metrics.cost_total() - 0.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn requests_at_a_backend_are_counted_while_they_last() {
-        let metrics = Metrics::new().unwrap();
-        let handle = MetricsHandle::new(metrics.clone(), None);
-        let one = handle.at_backend("a");
-        let two = handle.at_backend("a");
-        assert_eq!(metrics.in_flight.with_label_values(&["a"]).get(), 2);
-        drop((one, two));
-        assert_eq!(metrics.in_flight.with_label_values(&["a"]).get(), 0);
-    }
-}
+mod tests;

@@ -61,7 +61,8 @@ impl ByHand {
         let _permit = if model.shares_gpu { Some(self.turn().await?) } else { None };
         let order = || {
             let (reply, outcome) = oneshot::channel();
-            (EnsureLoaded { model: model.clone(), reply }, outcome, ())
+            let span = tracing::Span::current();
+            (EnsureLoaded { model: model.clone(), span, reply }, outcome, ())
         };
         until_answered(&self.load, order).await?.map_err(|failure| failure.error)
     }

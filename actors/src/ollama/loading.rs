@@ -12,6 +12,7 @@ use chat_proxy_core::registry::OllamaModel;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::api::{self, Trouble};
 use super::messages::{EnsureLoaded, LoadFailure};
@@ -30,7 +31,7 @@ pub(super) struct Load {
 
 /// Answers at once if the model is there, else when it is.
 pub(super) fn ensure(actor: &mut OllamaActor, order: EnsureLoaded, ctx: &mut Context<OllamaActor>) {
-    let EnsureLoaded { model, reply } = order;
+    let EnsureLoaded { model, span, reply } = order;
     let known = actor.known.get(model.server.base());
     if known.is_some_and(|known| known.activity.reachable && known.activity.has_loaded(&model.tag))
     {
@@ -43,7 +44,7 @@ pub(super) fn ensure(actor: &mut OllamaActor, order: EnsureLoaded, ctx: &mut Con
         return;
     }
     let (clients, parts, wanted) = (actor.clients.clone(), actor.parts.clone(), model.clone());
-    let loading = async move { load(&clients, &parts, &wanted).await };
+    let loading = async move { load(&clients, &parts, &wanted).await }.instrument(span);
     let loaded = model.clone();
     let handle = ctx.spawn(loading.into_actor(actor).map(move |outcome, actor, ctx| {
         actor.done(&loaded, &outcome);

@@ -22,6 +22,8 @@ pub struct Vacate(pub Generation);
 pub struct EnsureLoaded {
     /// Which.
     pub model: Arc<OllamaModel>,
+    /// Of the request that asks; what the load says, it says there.
+    pub span: tracing::Span,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<(), LoadFailure>>,
 }

@@ -39,7 +39,8 @@ impl VllmSupervisor {
         self.stop_probing(ctx);
         self.remember(engine, Phase::Stopping);
         let running = self.running.as_ref().filter(|r| r.generation == engine.generation);
-        tracing::info!(model = %engine.launch.model, pid = engine.process.pid, "engine is told to end");
+        let (model, generation) = (&engine.launch.model, engine.generation);
+        tracing::info!(%model, %generation, pid = engine.process.pid, "engine is told to end");
         if let Some(running) = running
             && let Err(error) = running.handle.terminate()
         {
@@ -48,8 +49,9 @@ impl VllmSupervisor {
     }
 
     pub(super) fn kill(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
-        tracing::warn!(model = %engine.launch.model, pid = engine.process.pid,
-            "engine did not end in time and is killed");
+        let (model, generation) = (&engine.launch.model, engine.generation);
+        let pid = engine.process.pid;
+        tracing::warn!(%model, %generation, pid, "engine did not end in time and is killed");
         let tree = self.tree(engine);
         ctx.spawn(async move { tree.kill().await }.into_actor(self));
     }

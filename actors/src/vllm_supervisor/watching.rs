@@ -88,7 +88,8 @@ impl VllmSupervisor {
 
     pub(super) fn settle_ready(&mut self, engine: &Engine, ctx: &mut Context<Self>) {
         let took = clock::now().saturating_sub(engine.spawned);
-        tracing::info!(model = %engine.launch.model, ?took, "engine ready");
+        let (model, generation) = (&engine.launch.model, engine.generation);
+        tracing::info!(%model, %generation, ?took, "engine ready");
         self.remember(engine, Phase::Ready);
         self.list_members(engine, Look::Whole, ctx);
         self.parts.pulse.take();

@@ -240,10 +240,11 @@ sections! {
         ollama_shares_gpu: String = Choice(&["auto", "always", "never"]), "\"auto\"", Restart, "Whether Ollama takes turns at the GPU with vLLM; auto: if its address is loopback, the loopback alias, or a name without a dot.";
         ollama_keep_alive: Option<String> = Text, "", Live, "How long Ollama keeps a model after a request (seconds, or 10m, -1 for ever), where the entry does not say; unset: its own default.";
     }
-    /// The request log.
+    /// The request log, and the daemon's own.
     logging Logging {
         log_prompts: bool = Bool, "false", Live, "Write conversations into the request log.";
         max_log_files: u32 = Int(0, 1000), "5", Live, "Rotated request logs that are kept.";
+        log_format: String = Choice(&["auto", "human", "json", "journald"]), "\"auto\"", Restart, "How the daemon's own log looks, on stderr; auto: for people on a terminal, to the journal under systemd, else JSON.";
     }
     /// Metrics.
     metrics Metrics {

@@ -86,6 +86,7 @@ fn every_key_of_the_specification_exists_with_its_default() {
         "ollama_keep_alive",
         "max_spooled_bytes",
         "background_rules",
+        "log_format",
     ];
     let named = spec.split_whitespace().count();
     assert_eq!(KEYS.len(), named + further.len(), "{further:?}");

@@ -6,6 +6,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::answer::Answer;
 use crate::gpu::Class;
 
 /// One finished request. Absent values are left out where SPEC marks them optional, else `null`.
@@ -54,7 +55,8 @@ pub struct Record {
     /// Prompt tokens that came from a cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
-    /// `completion_tokens` was counted by events, for the backend gave no usage.
+    /// The backend gave no usage: `completion_tokens` was counted by events or by the text, and
+    /// `prompt_tokens` by the text.
     pub tokens_estimated: bool,
     /// Completion tokens per second after the first.
     pub tokens_per_second: Option<f64>,
@@ -72,7 +74,7 @@ pub struct Record {
     pub messages: Option<Value>,
     /// The answer, only with `log_prompts`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub response: Option<Value>,
+    pub response: Option<Answer>,
 }
 
 /// Code and message of a failure.
@@ -85,11 +87,30 @@ pub struct RecordError {
 }
 
 impl Record {
+    /// What it takes in memory, roughly, in bytes.
+    pub fn weight(&self) -> usize {
+        let messages = self.messages.as_ref().map_or(0, weight);
+        BASE_WEIGHT + messages + self.response.as_ref().map_or(0, Answer::bytes)
+    }
+
     /// The record as one line with its line end.
     pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
         Ok(line)
+    }
+}
+
+/// What a record without conversation takes, roughly.
+const BASE_WEIGHT: usize = 1024;
+
+/// Roughly how many bytes a value takes as text.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(list) => list.iter().map(weight).sum::<usize>() + 2,
+        Value::Object(map) => map.iter().map(|(k, v)| k.len() + weight(v) + 4).sum::<usize>() + 2,
+        _ => 8,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// Samples that are kept.
-const MAX_SAMPLES: usize = 1000;
+pub const MAX_SAMPLES: usize = 1000;
 /// And for how long.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 

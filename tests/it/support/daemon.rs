@@ -29,6 +29,8 @@ pub struct Setup {
     text: Option<String>,
     env: Vec<(String, OsString)>,
     entries: Vec<Value>,
+    /// A program that runs the daemon.
+    through: Vec<String>,
 }
 
 /// What a program that ended has left.
@@ -58,6 +60,7 @@ impl Setup {
             text: None,
             env: Vec::new(),
             entries: Vec::new(),
+            through: Vec::new(),
         };
         setup
             .set("server", "port", 0)
@@ -98,6 +101,17 @@ impl Setup {
         self
     }
 
+    /// Has the daemon run by a program that becomes it: its arguments come behind these.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// A path in the directory that the daemon will have.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let dir = self.dir.path();
         let mut text = String::new();
@@ -112,7 +126,15 @@ impl Setup {
         fs::create_dir_all(dir.join("registry")).expect("a directory");
         fs::write(dir.join(REGISTRY), Value::from(self.entries.clone()).to_string())
             .expect("registry");
-        program_in(dir, args, &self.env)
+        match self.through.split_first() {
+            None => program_in(dir, args, &self.env),
+            Some((program, more)) => {
+                let more: Vec<&str> = more.iter().map(String::as_str).chain([PROGRAM]).collect();
+                let mut command = begun_in(program, dir, &[&more, args].concat(), &self.env);
+                command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+                command
+            }
+        }
     }
 
     /// Starts the daemon and waits until it listens.
@@ -139,9 +161,13 @@ impl Setup {
 
 /// The program in a directory that has its settings. What it says goes behind what was said there.
 fn program_in(dir: &Path, args: &[&str], env: &[(String, OsString)]) -> Command {
+    begun_in(PROGRAM, dir, args, env)
+}
+
+fn begun_in(program: &str, dir: &Path, args: &[&str], env: &[(String, OsString)]) -> Command {
     let mut options = File::options();
     let stderr = options.create(true).append(true).open(dir.join("stderr")).expect("a file");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program);
     command
         .args(args)
         .current_dir(dir)

@@ -234,7 +234,7 @@ fn alone<'a>(of: &'a line::Likelihood<'_>) -> Likelihood<'a> {
 
 /// What Ollama says went wrong.
 pub(super) fn backend_error(error: &RawValue) -> ApiError {
-    ApiError::new(Code::BackendError, error_message(error.get().as_bytes()))
+    ApiError::new(Code::BackendError, error_message(error.get().as_bytes())).quoting()
 }
 
 /// An answer whose end is missing.

@@ -41,7 +41,7 @@ pub enum Nonsense {
 
 impl From<Nonsense> for ApiError {
     fn from(nonsense: Nonsense) -> Self {
-        ApiError::new(Code::BackendUnavailable, nonsense.to_string())
+        ApiError::new(Code::BackendUnavailable, nonsense.to_string()).quoting()
     }
 }
 

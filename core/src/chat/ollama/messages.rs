@@ -214,4 +214,5 @@ fn foreign_part(kind: &str, at: &str) -> ApiError {
         at,
         format!("`{at}` is of type \"{kind}\"; for Ollama it must be text or image_url"),
     )
+    .quoting()
 }

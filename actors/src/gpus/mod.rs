@@ -2,10 +2,15 @@
 //!
 //! Asks NVML, whose library comes with the driver and is opened only now; where that cannot be, the
 //! program `nvidia-smi`; where neither can, there is no GPU. Neither is waited for longer than its
-//! limit: a broken driver answers never.
+//! limit: a broken driver answers never. How much of each is in use while the daemon runs:
+//! [`Gauges`].
 //!
 //! Owns: asking. Must never do: decide what a card is good for; [`gpus`] does. All of it blocks:
 //! call it where that may be.
+
+#[cfg(test)]
+mod fake;
+pub mod gauges;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +25,7 @@ use nvml_wrapper::{Device, Nvml};
 use serde::Serialize;
 
 use crate::process::brief;
+pub use gauges::{Gauges, Usage};
 
 /// The name of NVML's library that drivers bring; the one without a number comes with developers' packages.
 const LIBRARIES: &[&str] = &["libnvidia-ml.so.1", "libnvidia-ml.so"];
@@ -45,7 +51,7 @@ impl Probe {
     /// The usual places, for engines with that `CUDA_VISIBLE_DEVICES`.
     pub fn new(visible: Option<String>) -> Probe {
         Probe {
-            libraries: LIBRARIES.iter().map(OsString::from).collect(),
+            libraries: usual_libraries(),
             nvidia_smi: PathBuf::from("nvidia-smi"),
             limit: LIMIT,
             visible,
@@ -146,17 +152,43 @@ impl fmt::Display for By {
     }
 }
 
-fn nvml_cards(libraries: &[OsString]) -> Result<Vec<Card>, String> {
+fn usual_libraries() -> Vec<OsString> {
+    LIBRARIES.iter().map(OsString::from).collect()
+}
+
+/// Why NVML cannot be asked.
+enum Unusable {
+    /// There is no library of any of the names.
+    Absent(String),
+    /// It is there, and refuses.
+    Refused(String),
+}
+
+impl Unusable {
+    fn words(self) -> String {
+        match self {
+            Unusable::Absent(words) | Unusable::Refused(words) => words,
+        }
+    }
+}
+
+/// Opens the first library that can be opened. Blocking, for as long as the driver likes.
+fn open(libraries: &[OsString]) -> Result<Nvml, Unusable> {
     let mut failed = "no library to ask".to_owned();
     for library in libraries {
         match Nvml::builder().lib_path(library).init() {
-            Ok(nvml) => return all_cards(&nvml).map_err(|error| error.to_string()),
+            Ok(nvml) => return Ok(nvml),
             Err(NvmlError::LibloadingError(error)) => failed = error.to_string(),
             // It is there, and cannot be used: one of another name is no better.
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Unusable::Refused(error.to_string())),
         }
     }
-    Err(failed)
+    Err(Unusable::Absent(failed))
+}
+
+fn nvml_cards(libraries: &[OsString]) -> Result<Vec<Card>, String> {
+    let nvml = open(libraries).map_err(Unusable::words)?;
+    all_cards(&nvml).map_err(|error| error.to_string())
 }
 
 /// A card that cannot be asked is there all the same; an old library cannot be asked for sizes at all.
@@ -176,18 +208,18 @@ fn all_cards(nvml: &Nvml) -> Result<Vec<Card>, NvmlError> {
         if slices.is_empty() {
             cards.push(card(index, &device)?);
         }
-        for slice in slices {
+        for (_, slice) in slices {
             cards.push(card(index, &slice)?);
         }
     }
     Ok(cards)
 }
 
-/// A card that is cut into slices cannot be used as a whole.
-fn slices<'nvml>(device: &Device<'nvml>) -> Vec<Device<'nvml>> {
+/// A card that is cut into slices cannot be used as a whole. Numbers may be missing among theirs.
+fn slices<'nvml>(device: &Device<'nvml>) -> Vec<(u32, Device<'nvml>)> {
     if device.mig_mode().is_ok_and(|mode| mode.current == 1) {
-        let count = device.mig_device_count().unwrap_or(0);
-        return (0..count).filter_map(|number| device.mig_device_by_index(number).ok()).collect();
+        let slice = |number| device.mig_device_by_index(number).ok().map(|slice| (number, slice));
+        return (0..device.mig_device_count().unwrap_or(0)).filter_map(slice).collect();
     }
     Vec::new()
 }
@@ -212,104 +244,4 @@ fn system_mb() -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-    use std::time::Instant;
-
-    /// A probe that asks a script, and no library.
-    fn probe(dir: &tempfile::TempDir, script: &str) -> Probe {
-        let path = dir.path().join("nvidia-smi");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Probe {
-            libraries: vec!["/no/such/libnvidia-ml.so.1".into()],
-            nvidia_smi: path,
-            limit: Duration::from_secs(20),
-            visible: None,
-        }
-    }
-
-    const LINE: &str = "echo '0, NVIDIA GeForce RTX 4090, 24564, 23000, 1564, GPU-1'";
-
-    #[test]
-    fn the_program_is_asked_where_there_is_no_library() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = format!(
-            "[ \"$1 $2\" = '--query-gpu={} --format=csv,noheader,nounits' ] && {LINE}",
-            gpus::QUERY
-        );
-        let found = probe(&dir, &script).detect();
-        assert_eq!(found.by, By::NvidiaSmi, "{}", found.note);
-        assert_eq!(found.gpus.len(), 1);
-        assert_eq!((found.gpus[0].total_mb, found.gpus[0].free_mb), (Some(24_564), Some(23_000)));
-        assert!(found.note.starts_with("NVML: /no/such/libnvidia-ml.so.1"), "{}", found.note);
-    }
-
-    #[test]
-    fn what_engines_may_not_use_is_not_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = format!("{LINE}; echo '1, NVIDIA T4, 15360, 15000, 360, GPU-2'");
-        let all = probe(&dir, &script);
-        let of = |visible: &str| {
-            let found = Probe { visible: Some(visible.to_owned()), ..all.clone() }.detect();
-            found.gpus.iter().map(|gpu| gpu.index).collect::<Vec<_>>()
-        };
-        assert_eq!(all.detect().gpus.len(), 2);
-        assert_eq!(of("GPU-2"), [1]);
-        assert!(of("").is_empty() && of("-1").is_empty());
-    }
-
-    #[test]
-    fn whatever_fails_is_said_in_words() {
-        let dir = tempfile::tempdir().unwrap();
-        for (script, words) in [
-            (
-                "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
-                "version mismatch",
-            ),
-            ("echo 'no driver' >&2; exit 9", "no driver"),
-            ("echo nonsense", "expected \"index,name"),
-            ("exit 1", "exit status: 1"),
-        ] {
-            let found = probe(&dir, script).detect();
-            assert_eq!((found.by, found.gpus.len()), (By::None, 0), "{script}");
-            assert!(found.note.contains(words), "{script}: {}", found.note);
-        }
-        let gone = Probe { nvidia_smi: "/no/such/nvidia-smi".into(), ..probe(&dir, "") };
-        let note = gone.detect().note;
-        assert!(note.ends_with("; /no/such/nvidia-smi: not found"), "{note}");
-        let none = probe(&dir, "echo 'No devices were found'; exit 6").detect();
-        assert_eq!((none.by, none.gpus.len()), (By::NvidiaSmi, 0), "{}", none.note);
-    }
-
-    #[test]
-    fn a_program_that_hangs_is_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let hangs = Probe { limit: Duration::from_millis(200), ..probe(&dir, "sleep 600") };
-        let begun = Instant::now();
-        let found = hangs.detect();
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        assert!(
-            found.by == By::None && found.note.contains("no answer within 200 ms"),
-            "{}",
-            found.note
-        );
-    }
-
-    #[test]
-    fn a_machine_without_a_driver_and_one_with_it_are_both_looked_at() {
-        let found = Probe::new(None).detect();
-        assert!(found.by != By::None || (found.gpus.is_empty() && found.note.contains("NVML: ")));
-        assert!(system_mb().unwrap() > 100);
-    }
-
-    #[test]
-    fn the_sources_have_their_names() {
-        for (by, name) in [(By::Nvml, "nvml"), (By::NvidiaSmi, "nvidia-smi"), (By::None, "none")] {
-            assert_eq!(serde_json::to_value(by).unwrap(), name);
-            assert_eq!(by.to_string(), name);
-        }
-    }
-}
+mod tests;
