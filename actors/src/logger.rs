@@ -50,6 +50,8 @@ pub struct LogHandle {
 struct Shared {
     settings: Live<LogSettings>,
     queue: Mutex<VecDeque<Waiting>>,
+    /// Records that are not written yet, and what they take: the one that is being written too.
+    waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
     /// The last waking found nobody.
     unheard: AtomicBool,
@@ -77,6 +79,7 @@ impl LogHandle {
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
+            waiting: AtomicUsize::default(),
             waiting_bytes: AtomicUsize::default(),
             unheard: AtomicBool::default(),
             behind: AtomicBool::default(),
@@ -107,9 +110,9 @@ impl LogHandle {
         }
     }
 
-    /// Records that wait to be written.
+    /// Records that have not been written yet.
     pub fn waiting(&self) -> usize {
-        self.shared.queue().len()
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether conversations are to be put into records.
@@ -128,6 +131,7 @@ impl Shared {
     fn takes(&self, bytes: usize) -> bool {
         let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes <= MAX_WAITING_BYTES {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             self.figures.waiting_bytes.add(signed(bytes));
             return true;
         }
@@ -147,6 +151,7 @@ impl Shared {
     }
 
     fn taken(&self, bytes: usize) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.figures.waiting_bytes.sub(signed(bytes));
     }

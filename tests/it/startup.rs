@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::support::daemon::{Ended, entry};
-use crate::support::{Setup, Upstream, vllm};
+use crate::support::{BOUND, Setup, Upstream, eventually, vllm};
 
 /// What a test itself puts into the directory.
 const OURS: [&str; 4] = ["chat_proxy.toml", "registry", "stderr", "stdout"];
@@ -147,6 +147,8 @@ fn service_links_of_container_platforms_are_ignored_with_one_warning() {
         .env("CHAT_PROXY_SERVICE_HOST", "10.0.0.1")
         .start();
     daemon.assert_serves();
+    // What is said later is written later.
+    eventually("it listens", BOUND, || daemon.stderr().contains("\"listening\"").then_some(()));
     let warnings: Vec<String> =
         daemon.stderr().lines().filter(|l| l.contains("service link")).map(str::to_owned).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");

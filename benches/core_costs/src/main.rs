@@ -2,12 +2,15 @@
 //!
 //! Owns: the stages ([`stages`]), their limits in instructions, and the image ([`picture`]). Instructions
 //! are counted by valgrind, which every machine counts alike; time is not, so only the image has a limit
-//! in milliseconds, which `--check` holds to. Must never do: measure anything but `chat-proxy-core`.
+//! in milliseconds, which `--check` holds to; what telemetry adds ([`telemetry`]). Must never do: measure
+//! anything with a socket, a thread or a disk in it.
 
 mod memory;
 mod picture;
 mod stages;
+mod telemetry;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, ExitCode};
 
@@ -59,16 +62,32 @@ fn say(out: &mut impl Write, line: &str) -> Result<(), String> {
     writeln!(out, "{line}").map_err(|error| format!("cannot write: {error}"))
 }
 
+/// What telemetry may add to a request, about a tenth above what was counted last.
+const MOST_A_REQUEST: u64 = 8_500;
+/// And to each chunk: whether the first content has come is asked, and nothing else.
+const MOST_A_CHUNK: u64 = 20;
+
 /// Counts each stage once and eleven times: the difference is ten times the stage alone.
 fn instructions(out: &mut impl Write) -> Result<(), String> {
     say(out, "| stage | instructions | limit |\n|---|---|---|")?;
-    let mut over = Vec::new();
+    let (mut over, mut all) = (Vec::new(), BTreeMap::new());
     for stage in stages::ALL {
         let counted = (counted(stage.name, 11)? - counted(stage.name, 1)?) / 10;
         say(out, &format!("| {} | {counted} | {} |", stage.what, stage.limit))?;
         if counted > stage.limit {
             over.push(stage.name);
         }
+        all.insert(stage.name, counted);
+    }
+    let added = |watched: &str, alone: &str| all[watched].saturating_sub(all[alone]);
+    let (request, long) = (added("watched", "stream"), added("watched-long", "long"));
+    let chunk = long.saturating_sub(request) / (640 - 64);
+    say(
+        out,
+        &format!("\nTelemetry adds {request} instructions to a request, and {chunk} to a chunk."),
+    )?;
+    if request > MOST_A_REQUEST || chunk > MOST_A_CHUNK {
+        over.push("telemetry");
     }
     if over.is_empty() { Ok(()) } else { Err(format!("over the limit: {}", over.join(", "))) }
 }

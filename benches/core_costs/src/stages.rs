@@ -15,6 +15,8 @@ use chat_proxy_core::chat::think::{Opener, ThinkFormat, Thinking};
 use chat_proxy_core::chat::tool_calls::{self, TextRules};
 use serde_json::{Map, Value, json};
 
+use super::telemetry;
+
 /// One stage.
 pub(crate) struct Stage {
     pub(crate) name: &'static str,
@@ -49,6 +51,30 @@ pub(crate) const ALL: &[Stage] = &[
         what: "an answer in one piece with default settings",
         limit: 34_500,
         run: unary,
+    },
+    Stage {
+        name: "watched",
+        what: "the stream of 64 chunks with its telemetry: story, figures, its record handed to the log",
+        limit: 341_000,
+        run: |times| telemetry::watched(64, times),
+    },
+    Stage {
+        name: "long",
+        what: "a stream of 640 chunks",
+        limit: 3_180_000,
+        run: |times| plain(640, times),
+    },
+    Stage {
+        name: "watched-long",
+        what: "the same with its telemetry",
+        limit: 3_200_000,
+        run: |times| telemetry::watched(640, times),
+    },
+    Stage {
+        name: "line",
+        what: "a line of the request log, on the log's own thread",
+        limit: 9_500,
+        run: telemetry::line,
     },
 ];
 
@@ -140,10 +166,23 @@ fn usual_fields() -> FieldRules {
     FieldRules { reasoning: ReasoningField::Both, foreign: Foreign::Go { asked: Vec::new() } }
 }
 
+/// A stream of so many words.
+pub(crate) fn words(count: usize) -> Vec<Bytes> {
+    let words: Vec<String> = (0..count).map(|n| format!(" word{n}")).collect();
+    wire(&words, &json!({}))
+}
+
+/// As it is treated by default.
+pub(crate) fn usual() -> ChatStream {
+    ChatStream::new(false).with_fields(usual_fields())
+}
+
+fn plain(count: usize, times: u32) -> Result<(), String> {
+    through(&words(count), &usual, times)
+}
+
 fn plain_stream(times: u32) -> Result<(), String> {
-    let words: Vec<String> = (0..64).map(|n| format!(" word{n}")).collect();
-    let make = || ChatStream::new(false).with_fields(usual_fields());
-    through(&wire(&words, &json!({})), &make, times)
+    plain(64, times)
 }
 
 fn heaviest_stream(times: u32) -> Result<(), String> {

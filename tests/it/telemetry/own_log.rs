@@ -1,7 +1,10 @@
 //! The daemon's own log: its formats, the request in it, and that it keeps nobody waiting (SPEC 7.3).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -77,19 +80,69 @@ fn people_get_lines() {
     );
 }
 
+/// Whether a file system can be mounted, in a name space of its own.
+fn can_mount() -> bool {
+    let able = Command::new("unshare").args(["-rm", "true"]).status();
+    let able = able.is_ok_and(|status| status.success());
+    if !able {
+        eprintln!("NOT TESTED: nothing can be mounted here (unshare -rm)");
+    }
+    able
+}
+
+/// As systemd starts a service whose stderr is its journal: by `JOURNAL_STREAM` it is known.
+#[test]
+fn under_systemd_lines_go_to_the_journal_with_their_fields() {
+    if !can_mount() {
+        return;
+    }
+    let upstream = Upstream::answering("500 Oh", "text/plain", "no");
+    let setup = Setup::with(&upstream);
+    let place = setup.path("journal");
+    fs::create_dir(&place).unwrap();
+    let journal = UnixDatagram::bind(place.join("socket")).unwrap();
+    journal.set_read_timeout(Some(BOUND)).unwrap();
+    let stderr = File::create(setup.path("stderr")).unwrap().metadata().unwrap();
+    let puts = format!(
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && \
+         mount --bind {} /run/systemd/journal && exec \"$@\"",
+        place.display()
+    );
+    let daemon = setup
+        .env("JOURNAL_STREAM", &format!("{}:{}", stderr.dev(), stderr.ino()))
+        .through(&["unshare", "-rm", "sh", "-c", &puts, "sh"])
+        .start();
+    let ask = Ask::chat(vllm::ask(false)).header("x-request-id", "mine");
+    assert_eq!(ask.reply(daemon.addr()).status(), 500);
+    let mut buffer = vec![0; 1 << 16];
+    let line = loop {
+        let length = journal.recv(&mut buffer).expect("a line in time");
+        let line = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        if line.contains("MESSAGE=request failed\n") {
+            break line;
+        }
+    };
+    for field in [
+        "PRIORITY=4",
+        "SYSLOG_IDENTIFIER=imageworks-chat-proxy",
+        "REQUEST_ID=mine",
+        "CODE=err_backend_error",
+        "STATUS=500",
+    ] {
+        assert!(line.lines().any(|is| is == field), "{field}\n{line}");
+    }
+    assert_eq!(daemon.stderr(), "");
+}
+
 #[test]
 fn a_journal_that_is_not_there_is_said_and_json_comes_instead() {
+    if !can_mount() {
+        return;
+    }
     let upstream = Upstream::answering("200 OK", "application/json", vllm::WHOLE);
     // In a name space without /run, whatever this machine has.
     let daemon = Setup::with(&upstream).set("logging", "log_format", "\"journald\"");
     let hides = "mount -t tmpfs tmpfs /run && exec \"$@\"";
-    let Ok(true) = std::process::Command::new("unshare")
-        .args(["-rm", "true"])
-        .status()
-        .map(|status| status.success())
-    else {
-        return eprintln!("NOT TESTED: nothing can be mounted here (unshare -rm)");
-    };
     let daemon = daemon.through(&["unshare", "-rm", "sh", "-c", hides, "sh"]).start();
     let text = eventually("lines", BOUND, || {
         Some(daemon.stderr()).filter(|text| text.contains("listening"))
