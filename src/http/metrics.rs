@@ -90,7 +90,7 @@ async fn summarize(state: &AppState) -> Result<Value, ApiError> {
         "active_model": gpu.model.filter(|_| matches!(gpu.state, "ready" | "draining")),
         "swaps": {"total": by_reason.values().sum::<u64>(), "by_reason": by_reason},
         "cost": state.metrics.cost_total(),
-        "in_flight": gpu.in_flight,
+        "in_flight": state.metrics.in_flight(),
         "queue_depth": state.metrics.waiting(state.limits.waiting()),
         "log": {"written": log.written.get(), "dropped": log.dropped.get(),
                 "waiting_bytes": log.waiting_bytes.get()},

@@ -110,6 +110,9 @@ impl Gauges {
         let board = self.board.clone();
         let mut driver = Driver::new(self.libraries.clone());
         let serves = move || {
+            // Outlives the receiver: a question that was put to a thread that dies is answered too.
+            let _last = Question { board: &board, answer: None };
+            let questions = questions;
             while questions.recv().is_ok() {
                 let mut question = Question { board: &board, answer: None };
                 question.answer = driver.look(clock::now());

@@ -14,6 +14,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use chat_proxy_core::Code;
 use chat_proxy_core::telemetry::record::Record;
 use chat_proxy_core::telemetry::rolling::Sample;
 use prometheus::core::Collector;
@@ -25,6 +26,7 @@ use prometheus::{
 };
 
 use crate::clock;
+use crate::guard::Role;
 use maker::{Maker, SECONDS, SWAP_SECONDS};
 use models::{Model, Models};
 pub use rolling::{GetRolling, MetricsActor, Samples};
@@ -128,6 +130,19 @@ impl Metrics {
             .set(1);
         let process = Registry::new();
         process.register(Box::new(ProcessCollector::for_self()))?;
+        let actor_restarts = make.counters(
+            "actor_restarts_total",
+            "Actors that were rebuilt after a defect.",
+            &["actor"],
+        )?;
+        let errors = make.counters("errors_total", "Failed requests by code.", &["code"])?;
+        // From nothing to one is no increase to Prometheus.
+        for role in Role::ALL {
+            actor_restarts.with_label_values(&[role.as_str()]);
+        }
+        for code in Code::ALL {
+            errors.with_label_values(&[code.as_str()]);
+        }
         Ok(Metrics(Arc::new(Figures {
             models: Models::new(&make)?,
             registry_loads: make.counters(
@@ -146,7 +161,7 @@ impl Metrics {
                 "Finished requests; 499: the client left, and a stream that broke has 200.",
                 &["model", "backend", "status"],
             )?,
-            errors: make.counters("errors_total", "Failed requests by code.", &["code"])?,
+            errors,
             cost: make.floats(
                 "cost_total",
                 "What requests cost, by the registry's prices.",
@@ -178,11 +193,7 @@ impl Metrics {
             resident: make.gauges("resident", "1 for the model that holds the GPU.", &["model"])?,
             waiting_for_gpu: AtomicI64::default(),
             queue_depth: make.gauge("queue_depth", "Requests that wait for a turn now.")?,
-            actor_restarts: make.counters(
-                "actor_restarts_total",
-                "Actors that were rebuilt after a defect.",
-                &["actor"],
-            )?,
+            actor_restarts,
             log: LogFigures {
                 written: outcomes.with_label_values(&["written"]),
                 dropped: outcomes.with_label_values(&["dropped"]),
@@ -243,6 +254,11 @@ impl Figures {
         self.models.in_flight_at(model)
     }
 
+    /// Requests that are at a backend now, of all models.
+    pub fn in_flight(&self) -> i64 {
+        self.models.in_flight()
+    }
+
     /// Finished requests by backend.
     pub fn requests_by_backend(&self) -> BTreeMap<String, u64> {
         sums(&self.requests, "backend")
@@ -293,6 +309,9 @@ fn sums(counters: &IntCounterVec, label: &str) -> BTreeMap<String, u64> {
             // Counts are whole numbers, and far from where a float could not hold them.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let count = metric.get_counter().get_value() as u64;
+            if count == 0 {
+                continue;
+            }
             *sums.entry(value.value().to_owned()).or_default() += count;
         }
     }

@@ -117,6 +117,12 @@ impl Models {
         // All backends of a model share the gauge.
         known.get(name).and_then(|all| all.first()).map_or(0, |model| model.in_flight.get())
     }
+
+    pub(super) fn in_flight(&self) -> i64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let each = known.values().filter_map(|all| all.first()).chain([&self.other]);
+        each.map(|model| model.in_flight.get()).sum()
+    }
 }
 
 fn find<'a>(

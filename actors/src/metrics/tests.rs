@@ -97,7 +97,9 @@ fn requests_at_a_backend_are_counted_while_they_last() {
     assert_eq!(metrics.in_flight_at("a"), 0);
     let one = handle.at_backend(Some("a"), Some("vllm"));
     let two = handle.at_backend(Some("a"), Some("openai")); // its entry was changed meanwhile
-    assert_eq!(metrics.in_flight_at("a"), 2);
+    let three = handle.at_backend(Some("b"), Some("openai"));
+    assert_eq!((metrics.in_flight_at("a"), metrics.in_flight()), (2, 3));
+    drop(three);
     drop((one, two));
     assert_eq!(metrics.in_flight_at("a"), 0);
 }

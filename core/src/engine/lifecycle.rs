@@ -154,9 +154,7 @@ impl Lifecycle {
             && *current == generation
         {
             let launch = launch.clone();
-            if self.records.has(&launch) {
-                self.restarts += 1;
-            }
+            self.restarts += u64::from(self.records.starts_again(&launch));
             out.push(Effect::Spawn(generation, launch.clone()));
             self.state = State::Spawning(generation, launch);
         }

@@ -45,6 +45,8 @@ struct Record {
     /// Those that count for the breaker, at most as many as open it.
     recent: VecDeque<Moment>,
     opened: Option<Opened>,
+    /// It has been started since it failed.
+    started_again: bool,
 }
 
 /// A breaker that has opened; from `until` on it lets one start through.
@@ -90,13 +92,19 @@ impl Records {
             *record = new();
         }
         record.run = record.run.saturating_add(1);
-        (record.last, record.cause) = (now, cause.clone());
+        (record.last, record.cause, record.started_again) = (now, cause.clone(), false);
         if cause.is_of_the_engine() {
             record.trip(&self.breaker, now);
         }
     }
 
-    /// Whether this launch follows a failure of the same one.
+    /// Whether this launch is the first one after a failure of the same one; later ones are none.
+    pub(super) fn starts_again(&mut self, launch: &Launch) -> bool {
+        let record = self.of.get_mut(&launch.model).filter(|record| *record.launch == *launch);
+        record.is_some_and(|record| !std::mem::replace(&mut record.started_again, true))
+    }
+
+    /// Whether there are failures of this launch that count.
     pub(super) fn has(&self, launch: &Launch) -> bool {
         self.record(launch).is_some()
     }
@@ -140,6 +148,7 @@ impl Record {
             cause: cause.clone(),
             recent: VecDeque::new(),
             opened: None,
+            started_again: false,
         }
     }
 

@@ -299,6 +299,14 @@ fn starts_after_a_failure_are_counted_as_restarts() {
         core.on(event, s(at));
     }
     assert_eq!(core.restarts(), 1);
+    // It gives way to another model and comes back: nothing has failed since.
+    for event in [down(), exited(3), Event::Swept(Generation(3))] {
+        core.on(event, s(30));
+    }
+    for (at, event) in up(4, "a", 40) {
+        core.on(event, s(at));
+    }
+    assert_eq!(core.restarts(), 1, "a swap is no restart");
 }
 
 fn found(alive: bool, wanted: bool, was_ready: bool) -> Event {
