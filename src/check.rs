@@ -11,6 +11,7 @@ use chat_proxy_core::registry::Snapshot;
 use crate::http::Guard;
 use crate::settings::{self, Profiled, Source};
 use crate::terminal::say;
+use crate::tls::Tls;
 
 /// Loads everything and says what is wrong; 0 if nothing is.
 pub(crate) fn check_config() -> ExitCode {
@@ -25,7 +26,8 @@ pub(crate) fn check_config() -> ExitCode {
     for warning in &loaded.warnings {
         say(out, &format!("warning: {warning}"));
     }
-    let keys = check_keys(loaded);
+    // Both say all that is wrong with them.
+    let keys = check_keys(loaded) & check_certificate(loaded);
     let profiled = check_profiles(&source, out);
     if check_registry(loaded, profiled.as_ref(), out) && keys && profiled.is_some() {
         say(out, "configuration: good");
@@ -41,6 +43,17 @@ fn check_keys(loaded: &Loaded) -> bool {
         Ok(_) => true,
         Err(error) => {
             say(&mut io::stderr(), &format!("error: {error}"));
+            false
+        }
+    }
+}
+
+/// So does a certificate that HTTPS cannot be served with.
+fn check_certificate(loaded: &Loaded) -> bool {
+    match Tls::open(&loaded.settings) {
+        Ok(_) => true,
+        Err(problem) => {
+            say(&mut io::stderr(), &format!("error: {problem}"));
             false
         }
     }

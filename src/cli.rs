@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::terminal::say;
-use crate::{check, demo, logging, models_cli, serve, settings, sweep};
+use crate::{check, demo, handover, logging, models_cli, serve, settings, sweep};
 
 /// Bad configuration.
 pub(crate) const BAD_CONFIGURATION: u8 = 78;
@@ -116,6 +116,7 @@ fn is_called(name: &str) -> bool {
 }
 
 fn serve_program() -> ExitCode {
+    handover::remember();
     let source = match settings::source() {
         Ok(source) => source,
         Err(problems) => {
@@ -139,9 +140,10 @@ fn serve_program() -> ExitCode {
         Err(error) => {
             say(&mut io::stderr(), &format!("imageworks-chat-proxy: {error}"));
             match error {
-                serve::ServeError::Keys(_) | serve::ServeError::Profiles(_) => {
-                    ExitCode::from(BAD_CONFIGURATION)
-                }
+                serve::ServeError::Keys(_)
+                | serve::ServeError::Tls(_)
+                | serve::ServeError::Profiles(_)
+                | serve::ServeError::Open(_) => ExitCode::from(BAD_CONFIGURATION),
                 _ => ExitCode::FAILURE,
             }
         }

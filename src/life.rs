@@ -2,8 +2,9 @@
 //!
 //! Owns: three facts that every worker reads. Must never do: end anything itself.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -13,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Life {
     started: Instant,
     draining: AtomicBool,
+    handed_over: AtomicBool,
+    successor: OnceLock<SocketAddr>,
+    connections: AtomicUsize,
     running: AtomicUsize,
     changed: Notify,
     cut: CancellationToken,
@@ -21,11 +25,23 @@ pub(crate) struct Life {
 /// One running request; dropping it says that it has ended.
 pub(crate) struct Running(Arc<Life>);
 
+/// One open connection; dropping it says that it has been closed.
+pub(crate) struct Connected(Arc<Life>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Life {
     pub(crate) fn begin() -> Arc<Life> {
         Arc::new(Life {
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
+            successor: OnceLock::new(),
+            connections: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             changed: Notify::new(),
             cut: CancellationToken::new(),
@@ -40,6 +56,27 @@ impl Life {
     /// No new requests from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// No new requests from now on: a successor takes them, and it can be asked at once; there, if it can be
+    /// asked by us.
+    pub(crate) fn hand_over(&self, successor: Option<SocketAddr>) {
+        if let Some(successor) = successor {
+            // There is one handover in a life.
+            let _ = self.successor.set(successor);
+        }
+        self.handed_over.store(true, Ordering::SeqCst);
+        self.drain();
+    }
+
+    /// Who takes requests that still come to us.
+    pub(crate) fn successor(&self) -> Option<SocketAddr> {
+        self.successor.get().copied()
+    }
+
+    /// Whether a successor takes requests.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::SeqCst)
     }
 
     /// Whether new requests are refused.
@@ -61,6 +98,17 @@ impl Life {
     pub(crate) fn enter(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::SeqCst);
         Running(self.clone())
+    }
+
+    /// Counts a connection in.
+    pub(crate) fn connect(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        Connected(self.clone())
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Requests that run now, responses still being written among them.

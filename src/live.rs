@@ -3,6 +3,7 @@
 //! Owns: one place for each part, and handing all of them out when settings change. Must never do: hand
 //! out a part of a change: whatever can fail is made before.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use chat_proxy_actors::config::Commit;
@@ -20,7 +21,9 @@ use chat_proxy_core::gpu::ClassRules;
 use chat_proxy_core::gpu::scheduler::SchedulerRules;
 
 use crate::http::Guard;
+use crate::serve::ServeError;
 use crate::settings::{self, Profiled};
+use crate::systemd;
 use crate::wiring::House;
 
 /// See the module. Clones share the places.
@@ -37,6 +40,8 @@ pub(crate) struct LiveSettings {
     pub(crate) scheduler: Live<SchedulerRules>,
     pub(crate) supervisor: Live<SupervisorBounds>,
     pub(crate) ollama: Live<OllamaBounds>,
+    /// A socket that was opened for us and that other machines can reach, whatever `host` says.
+    pub(crate) open: Option<SocketAddr>,
 }
 
 impl LiveSettings {
@@ -54,6 +59,7 @@ impl LiveSettings {
             supervisor: Live::new(settings::supervisor(settings)),
             ollama: Live::new(settings::ollama_bounds(settings)),
             profiled: Live::new(profiled),
+            open: None,
         }
     }
 
@@ -67,6 +73,9 @@ impl LiveSettings {
         let settings = &loaded.settings;
         let wrong = |message| vec![Problem { place: "api_keys".to_owned(), message }];
         let guard = Guard::new(settings).map_err(wrong)?;
+        if let Some(addr) = systemd::unguarded(settings, self.open) {
+            return Err(wrong(ServeError::Open(addr).to_string()));
+        }
         let profiled = settings::profiled(loaded, file, self.profiled.load().gpus.clone())?;
         let (new, live) = (LiveSettings::new(settings, guard, profiled), self.clone());
         let (house, settings) = (house.clone(), settings.clone());

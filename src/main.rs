@@ -3,6 +3,7 @@
 mod check;
 mod cli;
 mod demo;
+mod handover;
 mod http;
 mod life;
 mod listen;
@@ -13,7 +14,9 @@ mod models_cli;
 mod serve;
 mod settings;
 mod sweep;
+mod systemd;
 mod terminal;
+mod tls;
 mod wiring;
 
 use std::process::ExitCode;

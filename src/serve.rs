@@ -14,14 +14,16 @@
 
 mod ending;
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Arbiter;
-use actix_web::dev::{Server, ServerHandle};
+use actix::{Actor, Addr, Arbiter};
+use actix_web::dev::{Extensions, Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use chat_proxy_actors::autostart::left_over;
@@ -37,12 +39,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_actix_web::TracingLogger;
 
+use crate::handover::{self, Predecessor, Successor};
 use crate::http::{self, AppState};
 use crate::life::Life;
 use crate::listen::{self, ListenError};
 use crate::live::LiveSettings;
 use crate::lock::{LockError, OwnerLock};
 use crate::settings::{self, Profiled, Source};
+use crate::systemd::{self, Teller};
+use crate::tls::{self, Bounds, Keeper, Tls};
 use crate::wiring::{self, House};
 
 /// actix-web measures this timeout by a clock that it reads twice a second.
@@ -66,12 +71,24 @@ const FLUSH_GRACE: Duration = Duration::from_secs(10);
 pub(crate) enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("the new daemon that took over does not serve: {0}")]
+    Successor(io::Error),
+    #[error("who hands over to us: {0}")]
+    Predecessor(io::Error),
+    #[error("LISTEN_FDS: {0}")]
+    Inherited(io::Error),
+    #[error(
+        "the socket that was opened for us, {0}, can be reached from other machines and there is no API key: set [security] api_keys, or allow_unauthenticated = true if something else guards it"
+    )]
+    Open(SocketAddr),
     #[error("cannot open the request log {path}: {error}")]
     Log { path: String, error: io::Error },
     #[error("cannot open streams.lock beside {path}: {error}")]
     Streams { path: String, error: io::Error },
     #[error("{0}")]
     Keys(String),
+    #[error("{0}")]
+    Tls(Problem),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Profiles(Vec<Problem>),
     #[error("the HTTP server failed: {0}")]
@@ -94,6 +111,8 @@ const RELOAD: Duration = Duration::from_secs(30);
 /// What the outside asks of a running daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Hand over to a new binary.
+    Upgrade,
     /// End; a second one cuts, or kills, at once.
     Stop,
     /// Read settings and registry again.
@@ -116,6 +135,12 @@ struct Daemon {
     services_budget: Duration,
     /// The engine is left to the next daemon.
     keep_engine: bool,
+    /// The sockets are the service manager's: what comes to them while we end is for whoever comes next.
+    managed: bool,
+    /// Those that a successor gets; none any more once we end.
+    sockets: RefCell<Vec<TcpListener>>,
+    /// Who reads the certificate again, if HTTPS is served.
+    certificate: Option<Addr<Keeper>>,
     /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
     lock: Option<OwnerLock>,
     /// The same for services; `None`: there are none, and another daemon may have some here.
@@ -128,14 +153,27 @@ where
     F: FnOnce(Ready) -> Result<mpsc::Receiver<Order>, ServeError>,
 {
     let settings = source.loaded.settings.clone();
-    let any_port = settings.server.port == 0;
-    let listeners = listen::bind(&settings.server.host, settings.server.port)?;
+    let mut predecessor = Predecessor::of_this_process().map_err(ServeError::Predecessor)?;
+    let tls = Tls::open(&settings).map_err(ServeError::Tls)?;
+    let Listening { sockets: listeners, inherited, managed } = listeners(&settings)?;
+    let open = inherited.then(|| systemd::open_to_others(&listeners)).flatten();
+    if let Some(addr) = systemd::unguarded(&settings, open) {
+        return Err(ServeError::Open(addr));
+    }
+    let any_port = inherited || settings.server.port == 0;
     let addrs: Vec<SocketAddr> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
     let guard = http::Guard::new(&settings).map_err(ServeError::Keys)?;
     let directory = Directory::default();
     let profiled = profiled(&source).await?;
-    let live = LiveSettings::new(&settings, guard, profiled);
+    let mut live = LiveSettings::new(&settings, guard, profiled);
+    live.open = open;
     let log = wiring::open_log(&live, &directory)?;
+    let sockets = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+    let sockets = sockets.map_err(ServeError::Inherited)?;
+    if let Some(predecessor) = &mut predecessor {
+        // From here on nothing but a defect can fail: everything below is its own until it says so.
+        predecessor.release().await.map_err(ServeError::Predecessor)?;
+    }
     let state_path = Path::new(&settings.vllm.vllm_state_path);
     let single_port = settings.vllm.vllm_single_port;
     let lock = single_port.then(|| OwnerLock::take(state_path)).transpose()?;
@@ -149,8 +187,10 @@ where
     let keep_engine = settings.server.keep_backends_on_exit;
     let stop_timeout = settings.autostart.autostart_stop_timeout_s.get();
     let services_budget = stop_timeout + settings::KILL_GRACE + SWEEP_GRACE;
-    let state = AppState::new(&settings, &house, life.clone());
-    let server = http_server(state, listeners)?;
+    let state = AppState::new(&settings, &house, life.clone(), tls.clone());
+    let server = http_server(state, listeners, tls.as_ref())?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let certificate = tls.map(|tls| Keeper::new(tls, house.metrics.clone()).start());
     let daemon = Daemon {
         life,
         house,
@@ -158,13 +198,41 @@ where
         server: server.handle(),
         services_budget,
         keep_engine,
+        managed,
+        sockets: RefCell::new(sockets),
+        certificate,
         lock,
         _services: services,
     };
     // Signals are heard before anybody is told that we are there.
     let orders = orders(Ready { addrs: addrs.clone() })?;
-    announce(&addrs, any_port)?;
+    announce(scheme, &addrs, any_port)?;
+    if let Some(predecessor) = &mut predecessor
+        && let Err(error) = predecessor.serves().await
+    {
+        tracing::warn!(%error, "who handed over to us is gone already");
+    }
+    actix_rt::spawn(Teller::of(&daemon.house, &daemon.life).run());
     daemon.until_stopped(server, orders).await
+}
+
+/// Where we listen.
+struct Listening {
+    sockets: Vec<TcpListener>,
+    /// Somebody has opened them for us.
+    inherited: bool,
+    /// The service manager has, and keeps them open.
+    managed: bool,
+}
+
+/// Those that were opened for us, else our own.
+fn listeners(settings: &Settings) -> Result<Listening, ServeError> {
+    let sockets = systemd::listeners().map_err(ServeError::Inherited)?;
+    if sockets.is_empty() {
+        let sockets = listen::bind(&settings.server.host, settings.server.port)?;
+        return Ok(Listening { sockets, inherited: false, managed: false });
+    }
+    Ok(Listening { sockets, inherited: true, managed: handover::is_managed() })
 }
 
 /// Looks for GPUs and reads the profiles, where that may block.
@@ -205,27 +273,45 @@ pub(crate) fn engine_budget(rules: &LifecycleRules) -> Duration {
     rules.stop_timeout.max(rules.loading_stop_grace) + rules.kill_grace + SWEEP_GRACE
 }
 
-fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, ServeError> {
+fn http_server(
+    state: AppState,
+    listeners: Vec<TcpListener>,
+    tls: Option<&Tls>,
+) -> Result<Server, ServeError> {
     let server_settings = state.settings().server.clone();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let per_worker = (server_settings.max_connections as usize).div_ceil(workers);
     let write_timeout = server_settings.client_write_timeout_s.limit();
+    let life = state.life.clone();
     let state = web::Data::new(state);
-    let mut server = HttpServer::new(move || {
+    let app = move || {
         App::new()
             .configure(http::routes(&state))
             .wrap(TracingLogger::<http::RequestSpan>::new())
             .wrap(from_fn(http::front))
-    })
-    .workers(workers)
-    .max_connections(per_worker)
-    .client_request_timeout(server_settings.client_header_timeout_s.get() + CLOCK_STEP)
-    .keep_alive(server_settings.keep_alive_s.get())
-    .tcp_nodelay(true)
-    .h1_allow_half_closed(false)
-    .on_connect(move |connection, _| http::on_connect(connection, write_timeout))
-    .disable_signals()
-    .shutdown_timeout(CLOSE_GRACE_S);
+    };
+    let header_timeout = server_settings.client_header_timeout_s.get() + CLOCK_STEP;
+    let keep_alive = server_settings.keep_alive_s.get();
+    // The same for plain connections and for those that came through a handshake.
+    let on_connect = move |connection: &dyn Any, data: &mut Extensions| {
+        data.insert(life.connect());
+        http::on_connect(connection, write_timeout);
+    };
+    if let Some(tls) = tls {
+        let (connections, close_grace_s) = (per_worker, CLOSE_GRACE_S);
+        let bounds = Bounds { workers, connections, header_timeout, keep_alive, close_grace_s };
+        return tls::server(tls, app, on_connect, listeners, bounds).map_err(ServeError::Server);
+    }
+    let mut server = HttpServer::new(app)
+        .workers(workers)
+        .max_connections(per_worker)
+        .client_request_timeout(header_timeout)
+        .keep_alive(keep_alive)
+        .tcp_nodelay(true)
+        .h1_allow_half_closed(false)
+        .on_connect(on_connect)
+        .disable_signals()
+        .shutdown_timeout(CLOSE_GRACE_S);
     for listener in listeners {
         server = server.listen(listener).map_err(ServeError::Server)?;
     }
@@ -233,7 +319,7 @@ fn http_server(state: AppState, listeners: Vec<TcpListener>) -> Result<Server, S
 }
 
 /// The one line on stdout; who reads it may have gone.
-fn announce(addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
+fn announce(scheme: &str, addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
     if let Some(addr) = addrs.first() {
         match listen::write_port_file(addr.port()) {
             // Others would not find us.
@@ -246,7 +332,7 @@ fn announce(addrs: &[SocketAddr], any_port: bool) -> Result<(), ListenError> {
     let mut out = io::stdout();
     for addr in addrs {
         tracing::info!(%addr, "listening");
-        let _ = writeln!(out, "listening on http://{addr}").and_then(|()| out.flush());
+        let _ = writeln!(out, "listening on {scheme}://{addr}").and_then(|()| out.flush());
     }
     Ok(())
 }
@@ -259,6 +345,7 @@ impl Daemon {
     ) -> Result<(), ServeError> {
         let server = actix_rt::spawn(server);
         tokio::pin!(server);
+        let mut successor: Option<Successor> = None;
         let outcome = loop {
             tokio::select! {
                 ended = &mut server => {
@@ -275,18 +362,46 @@ impl Daemon {
                 hopeless = self.house.hopeless.recv() => {
                     break Err(hopeless.map_or(ServeError::Unwatched, ServeError::Hopeless));
                 }
+                prepared = prepared(&mut successor) => match (prepared, successor.take()) {
+                    (Ok(()), Some(successor)) => break self.hand_over(successor, &mut orders).await,
+                    (Err(error), Some(successor)) => {
+                        tracing::error!(%error, "the new daemon cannot take over; this one goes on");
+                        successor.give_up();
+                    }
+                    (_, None) => {}
+                },
                 order = orders.recv() => match order {
+                    Some(Order::Upgrade) => successor = successor.or_else(|| self.upgrade()),
                     Some(Order::Reload) => self.reload(),
                     Some(Order::Stop) | None => break Ok(()),
                 }
             }
         };
-        self.shut_down(&mut orders).await;
+        if let Some(successor) = successor {
+            successor.give_up();
+        }
+        if !self.life.is_handed_over() {
+            self.shut_down(&mut orders).await;
+        }
         // Resolves once the server has stopped; bounded, because a wedged worker must not keep us.
         if tokio::time::timeout(STOP_GRACE, server).await.is_err() {
             tracing::warn!("the HTTP server did not stop in time");
         }
         outcome
+    }
+
+    /// Starts a successor.
+    fn upgrade(&self) -> Option<Successor> {
+        match Successor::start(&self.sockets.borrow(), self.managed) {
+            Ok(successor) => {
+                tracing::info!(pid = successor.pid(), "a new daemon is started, to take over");
+                Some(successor)
+            }
+            Err(error) => {
+                tracing::error!(%error, "no new daemon can be started; this one goes on");
+                None
+            }
+        }
     }
 
     /// How long the engine's end may take.
@@ -296,12 +411,16 @@ impl Daemon {
 
     /// Settings, and with them the registry, which is read again in any case.
     fn reload(&self) {
+        if let Some(certificate) = &self.certificate {
+            certificate.do_send(tls::Look);
+        }
         let config = self.house.directory.port(|book| book.config.clone());
         let registry = self.house.directory.port(|book| book.registry.clone());
+        systemd::reloading();
         actix_rt::spawn(async move {
             let again = match config.ask(ReloadConfig, RELOAD).await {
                 // It has been told, and the registry with it.
-                Ok(Ok(_)) => return,
+                Ok(Ok(_)) => Ok(()),
                 // Told by whoever read them.
                 Ok(Err(_)) => registry.tell(Reload),
                 Err(error) => {
@@ -313,7 +432,16 @@ impl Daemon {
                 // Its successor reads the files in any case.
                 tracing::warn!(%error, "the registry's reader is being rebuilt");
             }
+            Teller::reloaded();
         });
+    }
+}
+
+/// Waits for the successor, if one has been started, to be able to take over.
+async fn prepared(successor: &mut Option<Successor>) -> io::Result<()> {
+    match successor {
+        Some(successor) => successor.prepared().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -321,19 +449,20 @@ async fn second_stop(orders: &mut mpsc::Receiver<Order>) {
     loop {
         match orders.recv().await {
             Some(Order::Stop) => return,
-            Some(Order::Reload) => {}
+            Some(Order::Reload | Order::Upgrade) => {}
             None => std::future::pending().await,
         }
     }
 }
 
-/// Orders from signals: SIGTERM and SIGINT stop, SIGHUP reloads.
+/// Orders from signals: SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2 hands over.
 pub(crate) fn signals(_: Ready) -> Result<mpsc::Receiver<Order>, ServeError> {
     let (sender, orders) = mpsc::channel(4);
     let kinds = [
         (SignalKind::terminate(), Order::Stop),
         (SignalKind::interrupt(), Order::Stop),
         (SignalKind::hangup(), Order::Reload),
+        (SignalKind::user_defined2(), Order::Upgrade),
     ];
     for (kind, order) in kinds {
         let mut stream = signal(kind).map_err(ServeError::Signals)?;

@@ -90,7 +90,7 @@ async fn end_services(settings: &Settings) -> Result<(), String> {
     };
     let actor = AutostartActor::new(parts, Guard::unwatched(Role::Autostart)).start();
     let budget = stop_timeout + settings::KILL_GRACE * 2;
-    let ended = actor.send(StopAll).timeout(budget).await;
+    let ended = actor.send(StopAll { keep: false }).timeout(budget).await;
     ended.map_err(|error| format!("what is left did not end in time: {error}"))
 }
 

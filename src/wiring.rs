@@ -204,8 +204,9 @@ fn arbiter(house: &House) -> ArbiterParts {
     }
 }
 
-/// A process that this one replaces ends within its drain, and this much more.
-const OTHERS_GRACE: Duration = Duration::from_secs(10);
+/// A process that this one replaces finishes its streams, however long they take; one that takes longer than
+/// this hangs.
+const OTHERS: Duration = Duration::from_secs(3600);
 
 fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
     // Generations of one daemon lie behind all those of earlier ones.
@@ -219,8 +220,8 @@ fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
         error,
     })?;
     let ledger = PermitLedger::with_streams(newest, streams);
-    let (waiting, limit) = (ledger.clone(), settings.server.drain_timeout_s.get() + OTHERS_GRACE);
-    actix_rt::spawn(async move { waiting.outlive_others(limit).await });
+    let waiting = ledger.clone();
+    actix_rt::spawn(async move { waiting.outlive_others(OTHERS).await });
     Ok(ledger)
 }
 

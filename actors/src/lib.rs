@@ -36,4 +36,4 @@ pub mod templates;
 mod testing;
 pub mod transcript;
 pub mod vllm_supervisor;
-mod watch;
+pub mod watch;

@@ -18,7 +18,7 @@ use chat_proxy_core::engine::telling::{TAIL, telling_line, telling_line_of_the_k
 
 use crate::rotation;
 
-pub use follow::{Follower, Step};
+pub use follow::{Cursor, Excerpt, Follower, Kind, News, NoCursor, Step};
 pub(crate) use shorten::shorten;
 use tail::tail;
 

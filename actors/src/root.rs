@@ -11,12 +11,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use prometheus::IntCounterVec;
 use tokio::sync::mpsc;
 
 use crate::directory::{Book, Directory};
 use crate::guard::{Died, Ending, Guard, Role};
+use crate::port::Port;
 
 /// An actor may die this often within [`WINDOW`].
 const BUDGET: usize = 5;
@@ -27,6 +28,47 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts an actor and enters its address into the book.
 pub struct Factory(Box<dyn Fn(Guard, bool)>);
+
+/// Are you there? Whoever answers takes messages.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Alive;
+
+/// Stop for good, and leave everything as it is.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+struct Rest;
+
+/// Ends the actors that have something which is a successor's from now on: engine, services, Ollama's models,
+/// the queue and the lease, the settings. The figures and the log's writer stay to the end. `ending` has begun:
+/// nobody is rebuilt.
+pub fn rest(directory: &Directory, ending: &Ending) {
+    ending.begin();
+    let book = directory.book();
+    macro_rules! rest {
+        ($($place:ident),*) => {$(
+            if let Some(addr) = &book.$place {
+                addr.do_send(Rest);
+            }
+        )*};
+    }
+    rest!(config, arbiter, vllm, ollama, autostart);
+}
+
+/// A way to each actor without which nothing works: all that run but the log's writer, which may wait for its
+/// disk for as long as it likes.
+pub fn vital(directory: &Directory) -> Vec<(Role, Port<Alive>)> {
+    macro_rules! ports {
+        ($($role:ident => $place:ident),*) => {
+            [$((directory.book().$place.is_some(), Role::$role, directory.port(|book| book.$place.clone()))),*]
+        };
+    }
+    let all = ports![
+        Registry => registry, Metrics => metrics, Arbiter => arbiter, Vllm => vllm, Ollama => ollama,
+        Autostart => autostart, Config => config
+    ];
+    all.into_iter().filter(|(runs, ..)| *runs).map(|(_, role, port)| (role, port)).collect()
+}
 
 /// An actor that has a place in the book.
 pub trait Listed: Actor {
@@ -39,6 +81,20 @@ macro_rules! listed {
         impl Listed for $actor {
             fn enter(book: &mut Book, addr: Addr<Self>) {
                 book.$place = Some(addr);
+            }
+        }
+
+        impl Handler<Alive> for $actor {
+            type Result = ();
+
+            fn handle(&mut self, _: Alive, _: &mut Self::Context) {}
+        }
+
+        impl Handler<Rest> for $actor {
+            type Result = ();
+
+            fn handle(&mut self, _: Rest, ctx: &mut Self::Context) {
+                ctx.terminate();
             }
         }
     )*};
@@ -157,6 +213,21 @@ pub mod fault {
     #[derive(actix::Message, Clone, Copy)]
     #[rtype(result = "()")]
     pub struct Explode;
+
+    /// The actor lives, and takes no message for a minute.
+    #[derive(actix::Message, Clone, Copy)]
+    #[rtype(result = "()")]
+    pub struct Freeze;
+
+    impl actix::Handler<Freeze> for crate::gpu_arbiter::GpuArbiter {
+        type Result = ();
+
+        fn handle(&mut self, _: Freeze, ctx: &mut Self::Context) {
+            use actix::{AsyncContext, WrapFuture};
+            let minute = std::time::Duration::from_secs(60);
+            ctx.wait(tokio::time::sleep(minute).into_actor(self));
+        }
+    }
 
     macro_rules! explodes {
         ($($actor:ty),*) => {$(

@@ -17,10 +17,10 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 /// Something may have changed.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Changed;
+pub struct Changed;
 
 /// See the module.
-pub(crate) struct Watch {
+pub struct Watch {
     dir: PathBuf,
     watcher: Option<RecommendedWatcher>,
     /// The directory that is watched, so that a new one of the same name is noticed.
@@ -34,7 +34,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// A watch that is not armed yet.
-    pub(crate) fn new(dir: &Path, is_ours: fn(&Path) -> bool, hears: Recipient<Changed>) -> Self {
+    pub fn new(dir: &Path, is_ours: fn(&Path) -> bool, hears: Recipient<Changed>) -> Self {
         // Events name absolute paths, and a relative one has no parent to watch.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         Watch { dir, watcher: None, inode: None, hears, is_ours, replaced: Arc::default() }
@@ -42,7 +42,7 @@ impl Watch {
 
     /// Arms the watch, or arms it anew if the directory is another one. Where the kernel cannot
     /// watch, the regular look at the files has to do.
-    pub(crate) fn rearm(&mut self) {
+    pub fn rearm(&mut self) {
         let replaced = self.replaced.swap(false, Ordering::SeqCst);
         let inode = std::fs::metadata(&self.dir).ok().map(|meta| meta.ino());
         if self.watcher.is_some() && !replaced && inode == self.inode {

@@ -48,7 +48,9 @@ pub(super) async fn registry(request: HttpRequest, state: web::Data<AppState>) -
 /// Defects to order, for tests of what the death of an actor costs; not in release builds.
 #[cfg(debug_assertions)]
 pub(super) fn fault_routes(config: &mut web::ServiceConfig) {
-    config.route("/v1/debug/panic/{actor}", web::post().to(fault::panic));
+    config
+        .route("/v1/debug/panic/{actor}", web::post().to(fault::panic))
+        .route("/v1/debug/freeze/arbiter", web::post().to(fault::freeze));
 }
 
 /// There are no such routes in release builds.
@@ -58,9 +60,23 @@ pub(super) fn fault_routes(_: &mut web::ServiceConfig) {}
 #[cfg(debug_assertions)]
 mod fault {
     use actix_web::{HttpRequest, HttpResponse, web};
-    use chat_proxy_actors::root::fault::Explode;
+    use chat_proxy_actors::root::fault::{Explode, Freeze};
 
     use super::{AppState, error, management};
+
+    /// Makes the arbiter deaf for a minute.
+    pub(super) async fn freeze(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+        if let Err(refusal) = management::admin(&request) {
+            return error::respond(&refusal);
+        }
+        match &state.directory.book().arbiter {
+            Some(addr) => {
+                addr.do_send(Freeze);
+                HttpResponse::NoContent().finish()
+            }
+            None => HttpResponse::NotFound().finish(),
+        }
+    }
 
     /// Makes an actor panic; answers when it has been told.
     pub(super) async fn panic(

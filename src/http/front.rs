@@ -3,6 +3,7 @@
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpResponse, web};
 use chat_proxy_actors::transcript::Transcript;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::error;
 use super::guard::{Passed, is_preflight};
 use super::state::AppState;
+use super::successor;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -44,6 +46,15 @@ pub(crate) async fn front<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let request_id = request_id(request.headers());
+    let life = request.app_data::<web::Data<AppState>>().map(|state| state.life.clone());
+    if let Some(life) = &life
+        && let Some(successor) = life.successor()
+    {
+        let running = life.enter();
+        let mut response = successor::answer(request, successor, &request_id, running).await;
+        to_the_successor(&mut response);
+        return Ok(response);
+    }
     let passed = admit(&request);
     let origin = listed_origin(&request);
     let mut response = match passed {
@@ -59,6 +70,9 @@ pub(crate) async fn front<B: MessageBody + 'static>(
             next.call(request).await?.map_into_boxed_body()
         }
     };
+    if life.is_some_and(|life| life.is_handed_over()) {
+        to_the_successor(&mut response);
+    }
     let headers = response.headers_mut();
     // The id is made of characters that every header takes.
     if let Ok(value) = HeaderValue::from_str(&request_id) {
@@ -75,6 +89,14 @@ pub(crate) async fn front<B: MessageBody + 'static>(
         );
     }
     Ok(response)
+}
+
+/// The next request shall come over a connection of its successor; who was refused may come at once.
+fn to_the_successor(response: &mut ServiceResponse<BoxBody>) {
+    response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
+    }
 }
 
 fn listed_origin(request: &ServiceRequest) -> Option<String> {

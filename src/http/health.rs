@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::front::Identity;
 use super::state::AppState;
+use crate::tls::Tls;
 
 /// The process can serve.
 pub(super) async fn healthz(state: web::Data<AppState>) -> HttpResponse {
@@ -31,6 +32,7 @@ pub(super) async fn readyz(request: HttpRequest, state: web::Data<AppState>) -> 
     let details = trusted.then(|| json!({
         "models": view.snapshot.entries().len(),
         "config_problems": state.config.load().problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "tls_problem": state.tls.as_ref().and_then(Tls::problem).map(|problem| problem.to_string()),
         "registry_error": view.error.as_ref().map(ToString::to_string),
         "skipped_entries": view.snapshot.problems().iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));

@@ -25,6 +25,7 @@ mod relay;
 mod scheduler;
 mod state;
 mod stream;
+mod successor;
 
 use std::any::Any;
 use std::time::Duration;
@@ -71,6 +72,7 @@ pub(crate) fn routes(state: &web::Data<AppState>) -> impl FnOnce(&mut web::Servi
                 Method::POST,
                 web::post().to(ollama::unload),
             ))
+            .service(resource("/v1/logs/chat", Method::GET, web::get().to(logs::chat)))
             .service(resource(
                 "/v1/logs/backends/{model:.+}",
                 Method::GET,

@@ -28,6 +28,7 @@ use super::guard::Guard;
 use crate::life::Life;
 use crate::live::LiveSettings;
 use crate::settings::{self, Profiled};
+use crate::tls::Tls;
 use crate::wiring::House;
 
 /// An actor answers within this, or something is wrong with it.
@@ -49,7 +50,7 @@ pub(crate) struct AppState {
     pub(super) audience: Audience,
     /// Whether requests start anything.
     pub(super) starts: Switch,
-    pub(super) life: Arc<Life>,
+    pub(crate) life: Arc<Life>,
     pub(super) budget: Budget,
     pub(super) disk: Budget,
     /// Who holds the GPU instead of us.
@@ -65,10 +66,17 @@ pub(crate) struct AppState {
     pub(super) metrics: Metrics,
     /// What the driver says of GPUs.
     pub(super) gauges: Gauges,
+    /// The certificate, if HTTPS is served.
+    pub(super) tls: Option<Tls>,
 }
 
 impl AppState {
-    pub(crate) fn new(settings: &Settings, house: &House, life: Arc<Life>) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        house: &House,
+        life: Arc<Life>,
+        tls: Option<Tls>,
+    ) -> Self {
         let budget = Budget::new(settings.limits.max_buffered_bytes);
         let disk = Budget::of_disk(settings.limits.max_spooled_bytes);
         AppState {
@@ -91,6 +99,7 @@ impl AppState {
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),
             gauges: Gauges::default(),
+            tls,
         }
     }
 }

@@ -32,7 +32,10 @@ pub(super) type Pieces = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, CliEr
 
 impl Daemon {
     pub(super) fn new(address: Address, timeout: Duration) -> Self {
-        let client = client::fresh(address.base.starts_with("https:"));
+        let client = match &address.certificate {
+            Some(file) => client::fresh_for_own(file),
+            None => client::fresh(address.base.starts_with("https:")),
+        };
         Daemon { client, address, timeout }
     }
 

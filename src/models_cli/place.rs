@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use awc::http::Uri;
@@ -31,6 +32,8 @@ pub(super) struct Url {
 pub(super) struct Address {
     pub(super) base: String,
     pub(super) key: Option<String>,
+    /// The certificate that a daemon of this machine serves HTTPS with.
+    pub(super) certificate: Option<PathBuf>,
 }
 
 /// See the module.
@@ -86,7 +89,11 @@ impl Place {
             None if self.is_here() => self.settings().ok().and_then(admin_key),
             None => None,
         };
-        Ok(Address { base, key })
+        let is_https = base.starts_with("https:");
+        let certificate = (is_https && self.is_here()).then(|| self.settings().ok()).flatten();
+        let certificate = certificate
+            .and_then(|settings| settings.security.tls_cert_file.as_ref().map(PathBuf::from));
+        Ok(Address { base, key, certificate })
     }
 }
 
@@ -109,7 +116,12 @@ fn base_of(settings: &Settings) -> Result<String, CliError> {
     // The settings may have another port by now than the daemon that runs.
     let elsewhere = || read_port().filter(|other| *other != port && listens(&host, *other));
     let port = if listens(&host, port) { port } else { elsewhere().unwrap_or(port) };
-    Ok(format!("http://{host}:{port}"))
+    Ok(match settings.security.tls_cert_file {
+        None => format!("http://{host}:{port}"),
+        // The client has no way to name an IPv6 address to TLS.
+        Some(_) if host.starts_with('[') => format!("https://localhost:{port}"),
+        Some(_) => format!("https://{host}:{port}"),
+    })
 }
 
 /// Whether somebody takes connections there.
@@ -190,6 +202,15 @@ mod tests {
             ));
             assert_eq!(base_of(&settings).unwrap(), base);
         }
+        let with_tls = |host: &str| {
+            base_of(&settings(&format!(
+                "[server]\nhost = \"{host}\"\n[security]\nallow_unauthenticated = true\n\
+                 tls_cert_file = \"c\"\ntls_key_file = \"k\"\n"
+            )))
+            .unwrap()
+        };
+        assert_eq!(with_tls("0.0.0.0"), "https://127.0.0.1:8100");
+        assert_eq!(with_tls("::"), "https://localhost:8100");
     }
 
     #[test]

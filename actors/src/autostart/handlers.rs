@@ -104,10 +104,10 @@ impl Handler<Hurry> for AutostartActor {
 impl Handler<StopAll> for AutostartActor {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: StopAll, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, order: StopAll, ctx: &mut Self::Context) -> Self::Result {
         self.ending = true;
         let (done, told) = oneshot::channel::<()>();
-        if self.parts.keep_on_exit {
+        if self.parts.keep_on_exit || order.keep {
             tracing::info!("services run on, for the next daemon");
             drop(done);
         } else {

@@ -37,7 +37,10 @@ pub struct StopService {
 /// Stop all services that we started; answers when they are gone.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
-pub struct StopAll;
+pub struct StopAll {
+    /// They run on, for the next daemon.
+    pub keep: bool,
+}
 
 /// Whatever ends is killed at once.
 #[derive(Message, Debug, Clone, Copy)]

@@ -155,7 +155,7 @@ impl House {
     }
 
     async fn stop_all(&self) {
-        self.actor.send(StopAll).await.unwrap();
+        self.actor.send(StopAll { keep: false }).await.unwrap();
     }
 
     async fn status(&self) -> ServiceStatus {

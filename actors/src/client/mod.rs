@@ -5,9 +5,11 @@
 //! break a long generation.
 
 mod framing;
+mod own;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -133,6 +135,12 @@ pub fn fresh(tls: bool) -> Client {
     build(tls.then(system_tls))
 }
 
+/// The same, for the daemon of this machine whose certificate is in that file (see [`own`]).
+pub fn fresh_for_own(cert_file: &Path) -> Client {
+    let own = own::config(cert_file, system_roots()).map(|config| Arc::new(http1(config)));
+    build(Some(own.unwrap_or_else(system_tls)))
+}
+
 /// The key of a backend, from the variable that its entry names.
 pub(crate) fn key_of(name: &str) -> Result<String, ApiError> {
     match std::env::var(name) {
@@ -148,16 +156,17 @@ pub(crate) fn key_of(name: &str) -> Result<String, ApiError> {
 /// Reading the system's certificates takes milliseconds: once per process.
 fn system_tls() -> Arc<ClientConfig> {
     static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a system certificate could not be read");
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        Arc::new(tls_config(roots))
-    })
-    .clone()
+    TLS.get_or_init(|| Arc::new(tls_config(system_roots()))).clone()
+}
+
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "a system certificate could not be read");
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    roots
 }
 
 fn ca_roots(path: &str) -> Result<RootCertStore, CaError> {
@@ -173,9 +182,12 @@ fn ca_roots(path: &str) -> Result<RootCertStore, CaError> {
     Ok(roots)
 }
 
-/// HTTP/1.1 only: one request per connection is what cancels exactly when it is dropped.
 fn tls_config(roots: RootCertStore) -> ClientConfig {
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    http1(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+/// HTTP/1.1 only: one request per connection is what cancels exactly when it is dropped.
+fn http1(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use chat_proxy_core::gpu::{Asker, Tenant};
+use chat_proxy_core::gpu::{Asker, Refusal, Tenant};
 use chat_proxy_core::ids::{Generation, Ticket};
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::oneshot;
@@ -107,6 +107,11 @@ async fn turn(
     let mut deaths = 0;
     while deaths < MAX_DEATHS {
         let Some(mut wait) = Wait::begin(shared, wanted, transcript) else {
+            if shared.turns.ledger.is_draining() {
+                // There will be no other one.
+                let model = wanted.tenant.id().to_string();
+                return Err(NoTurn::Refused(Refusal::Draining.error(&model)));
+            }
             if alone_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 break;
             }

@@ -93,6 +93,8 @@ pub struct Figures {
     pub gpu_memory: GaugeVec,
     /// How busy GPUs are, from 0 to 1.
     pub gpu_utilization: GaugeVec,
+    /// When the certificate of our own HTTPS ends; nothing where HTTP is served.
+    pub tls_certificate_expires: IntGaugeVec,
 }
 
 /// What the request log's writer counts.
@@ -215,6 +217,11 @@ impl Metrics {
                 "gpu_utilization_ratio",
                 "How busy a GPU is, from 0 to 1, as its driver says it.",
                 &["gpu"],
+            )?,
+            tls_certificate_expires: make.gauges(
+                "tls_certificate_expires_timestamp_seconds",
+                "When the certificate that HTTPS is served with ends, in Unix seconds.",
+                &[],
             )?,
             process,
             all,

@@ -1,369 +1,304 @@
 //! Reading a log on as it is written, whatever becomes of its files.
 //!
 //! Owns: up to where a reader has read, and in which file that is by now. Must never do: hold more
-//! of a log in memory than one step, or keep whoever shortens it waiting between two steps.
+//! of a log in memory than one step and the longest line, or keep whoever shortens it waiting
+//! between two steps.
 //!
 //! A log is a row of files, the oldest first: … `x.2`, `x.1`, `x`. What happens to them, and what
 //! is done about it:
-//! - **A start renames**: `x` becomes `x.1` and a new `x` comes. The file that was being read is
-//!   read to its end, wherever it stands in the row by then, and next are those behind it.
+//! - **A start renames, and so does whoever writes the request log**: `x` becomes `x.1` and a new
+//!   `x` comes. The file that was being read is read to its end, wherever it stands in the row by
+//!   then, and next are those behind it. If it has left the row, those that are kept come next,
+//!   and that there is a **gap** is told.
 //! - **It is shortened** (see `shorten`): the head moves to `x.1` and everything behind it gets
 //!   another place. The bytes before the own place are known: where they are found, there it goes on.
-//! - **Somebody empties it** by hand: those bytes are nowhere, and it goes on at the beginning.
+//! - **Somebody empties it** by hand: those bytes are nowhere. The gap is told, and it goes on at
+//!   the beginning.
 //! - **It is not there yet**: it is waited for, and then read from its beginning.
+//! - **The reader was away** and comes again with the [`Cursor`] of the last line that it has: it
+//!   is looked for in the same ways. If it is nowhere, the gap is told, and it begins as a new one.
 
-use std::fs::{File, Metadata, TryLockError};
+mod begin;
+mod cursor;
+mod lines;
+mod place;
+mod row;
+
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{MOST, open_to_read, tail};
-use crate::rotation::numbered;
+use cursor::Identity;
+use lines::Lines;
+use place::Place;
+use row::Row;
 
-/// Read at most in one step.
-const STEP: usize = 256 << 10;
-/// Longer lines come in pieces of this length.
-const LONGEST_LINE: usize = 64 << 10;
-/// By so many bytes before it a place is known.
-const BEFORE: usize = 64;
-/// A file is looked for up to this number in the row.
-const PARTS: u32 = 100;
+pub use cursor::{Cursor, NoCursor};
+pub use lines::Kind;
 
 /// Somebody who reads a log on. Each call of [`Follower::step`] is blocking.
 #[derive(Debug)]
 pub struct Follower {
-    path: PathBuf,
-    /// So many lines of what was there before are wanted; `None`: nothing was, or they were told.
-    wanted: Option<usize>,
+    row: Row,
+    kind: Kind,
+    start: Start,
     place: Option<Place>,
     lines: Lines,
+    /// Behind what was told last.
+    told: Option<Cursor>,
+    /// Where the lines end that were there when it began, if there were any.
+    end: Option<(Identity, u64)>,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    /// With so many lines of what was there before.
+    Last(usize),
+    /// Behind this; if it is not there any more, with so many lines.
+    Behind(Cursor, usize),
+    /// With whatever is there: nothing was, when it was looked for before.
+    Beginning,
+}
+
+/// What a reader is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It begins here: who goes on behind this loses no line.
+    Begin(Cursor),
+    /// A whole line, without what ended it, and the place behind it. What is not UTF-8 is replaced.
+    Line(String, Option<Cursor>),
+    /// Lines are missing here: they are not kept any more.
+    Gap,
 }
 
 /// What a step has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Whole lines, without what ended them. What is not UTF-8 is replaced.
-    pub lines: Vec<String>,
+    /// In their order.
+    pub news: Vec<News>,
     /// There is more to be read at once.
     pub more: bool,
 }
 
 impl Follower {
     /// One who begins with the last `lines` lines that are there, if there are any.
-    pub fn new(path: &Path, lines: usize) -> Self {
-        let (path, wanted) = (path.to_owned(), Some(lines));
-        Follower { path, wanted, place: None, lines: Lines::default() }
+    pub fn new(path: &Path, kind: Kind, lines: usize) -> Self {
+        Follower::at(path, kind, Start::Last(lines))
+    }
+
+    /// One who was here before. If that place is not there any more, he is told so and begins as a
+    /// new one.
+    pub fn again(path: &Path, kind: Kind, behind: Cursor, lines: usize) -> Self {
+        Follower::at(path, kind, Start::Behind(behind, lines))
+    }
+
+    fn at(path: &Path, kind: Kind, start: Start) -> Self {
+        let (row, lines) = (Row::new(path), Lines::new(kind));
+        Follower { row, kind, start, place: None, lines, told: None, end: None }
     }
 
     /// Reads on. Nothing new is no error, nor is a file that is not there.
     pub fn step(&mut self) -> io::Result<Step> {
         let mut step = Step::default();
-        let live = open_to_read(&self.path)?;
+        let live = self.row.live()?;
         // While it is shortened its lines are in two files, and then they move. Where there are
-        // no locks, nothing is shortened.
-        let locked = live.as_ref().map(File::try_lock_shared);
-        if let Some(Err(TryLockError::WouldBlock)) = locked {
+        // no locks, nothing is shortened. Nor are records, and who writes them has locks of his own.
+        let to_lock = live.as_ref().filter(|_| self.kind == Kind::Text);
+        if let Some(Err(TryLockError::WouldBlock)) = to_lock.map(File::try_lock_shared) {
             return Ok(step);
         }
-        let mut place = match (self.place.take(), &live) {
-            (Some(place), _) => self.read(place, &mut step)?,
-            (None, Some(live)) => self.begin(live.try_clone()?, &mut step)?,
-            (None, None) => {
-                // What comes is new, all of it.
-                self.wanted = None;
-                return Ok(step);
-            }
+        let place = match self.place.take() {
+            Some(place) => Some(self.read(place, &mut step)?),
+            None => self.begin(live.as_ref(), &mut step)?,
         };
-        place.older = self.older(&place)?;
-        self.place = Some(place);
-        if let Some(live) = live {
+        self.place = place.map(|place| {
+            let older = self.older_of(place.id);
+            place.after(older)
+        });
+        if let Some(live) = to_lock {
             let _ = live.unlock(); // the place may share it
         }
         Ok(step)
     }
 
-    fn begin(&mut self, file: File, step: &mut Step) -> io::Result<Place> {
-        let Some(wanted) = self.wanted.take() else {
-            return self.enter(Place::new(file), step);
-        };
-        let mut place = Place::at_last_line(file)?;
-        for line in tail::tail_before(&self.path, &place.file, place.at, wanted, MOST)? {
-            self.lines.take(line.as_bytes(), &mut step.lines);
-            self.lines.take(b"\n", &mut step.lines);
+    fn begin(&mut self, live: Option<&File>, step: &mut Step) -> io::Result<Option<Place>> {
+        if let Start::Behind(cursor, lines) = self.start {
+            if let Some(place) = self.row.find(&cursor, self.kind)? {
+                self.lines.begin_behind(place.last_byte());
+                (self.told, step.more) = (Some(cursor), true);
+                return Ok(Some(place));
+            }
+            step.news.push(News::Gap);
+            self.start = Start::Last(lines);
         }
-        place.remember()?;
+        let live = live.map(File::try_clone).transpose()?;
+        let place = match self.start {
+            Start::Last(lines) => self.begin_with(lines, live)?,
+            _ => self.row.oldest()?.map(Place::new).transpose()?,
+        };
+        let Some(mut place) = place else {
+            // What comes is new, all of it.
+            self.start = Start::Beginning;
+            return Ok(None);
+        };
         step.more = true;
-        Ok(place)
+        if place.at == 0 {
+            return self.enter(place, step).map(Some);
+        }
+        place.older = self.older_of(place.id);
+        let cursor = place.cursor();
+        self.told = Some(cursor);
+        step.news.push(News::Begin(cursor));
+        Ok(Some(place))
+    }
+
+    fn begin_with(&mut self, lines: usize, live: Option<File>) -> io::Result<Option<Place>> {
+        // Whoever renames it is about to make a new one.
+        let newest = match live {
+            Some(live) => Some(live),
+            None => self.row.last()?,
+        };
+        let Some(newest) = newest else { return Ok(None) };
+        let last = begin::last_lines(&self.row, newest, lines, self.kind)?;
+        let is_empty = last.place.at == 0 && last.end == (last.place.id, 0);
+        self.end = (!is_empty).then_some(last.end);
+        Ok(Some(last.place))
     }
 
     /// Begins with a file. The first bytes are read at once: by them the place is known if the
     /// file is shortened before the next step.
     fn enter(&mut self, mut place: Place, step: &mut Step) -> io::Result<Place> {
-        self.lines.take(&place.read()?, &mut step.lines);
+        place.older = self.older_of(place.id);
+        self.take(&mut place, step)?;
         step.more = true;
         Ok(place)
     }
 
     /// Reads on at a place; gives the one where it goes on.
     fn read(&mut self, mut place: Place, step: &mut Step) -> io::Result<Place> {
-        let stays = place.is_in(&place.file, place.at)?;
-        let is_shorter = self.older(&place)? != place.older;
-        if (is_shorter || !stays)
-            && let Some(found) = self.find(&place)?
-        {
-            step.more = true;
-            return Ok(found);
-        }
-        if !stays {
-            if let Some(at) = place.look_for()? {
-                return self.enter(Place { at, ..place }, step);
+        let stays = place.stays()?;
+        if !stays || self.older_of(place.id) != place.older {
+            let found = self.row.find(&place.cursor(), self.kind)?;
+            match found.filter(|found| (found.id, found.at) != (place.id, place.at)) {
+                Some(found) => {
+                    step.more = true;
+                    return Ok(found);
+                }
+                None if !stays => return self.lost(place, step),
+                None => place.older = self.older_of(place.id),
             }
-            self.lines.end(&mut step.lines);
-            return self.enter(Place::new(place.file), step);
         }
-        let bytes = place.read()?;
-        self.lines.take(&bytes, &mut step.lines);
-        step.more = bytes.len() == STEP;
+        step.more = self.take(&mut place, step)?;
         if step.more {
             return Ok(place);
         }
-        let Some(next) = self.behind(&place)? else { return Ok(place) };
+        let Some(next) = self.row.behind(&place)? else { return Ok(place) };
         // What was written between the last look and the rename.
-        let rest = place.read()?;
-        self.lines.take(&rest, &mut step.lines);
         step.more = true;
-        if rest.len() == STEP {
+        if self.take(&mut place, step)? {
             return Ok(place);
         }
-        if !place.is_cut()? {
-            self.lines.end(&mut step.lines);
+        if next.is_far || !place.is_cut(self.kind)? {
+            self.end(&place, step);
         }
-        self.enter(next, step)
-    }
-
-    /// Where it goes on when heads were taken from the file, perhaps more than once.
-    fn find(&self, place: &Place) -> io::Result<Option<Place>> {
-        let number = self.number(&place.file)?.unwrap_or(0);
-        let (mut heads, mut likely) = (Vec::new(), None);
-        for taken in 1..=PARTS {
-            let Some(head) = open_to_read(&self.part(number + taken))? else { break };
-            heads.push(head);
-            // What the file was when it was read: these heads, and then itself.
-            let found = place.within(heads.iter().rev().chain([&place.file]))?;
-            if self.identity_of(number + taken + 1) == place.older {
-                return Ok(found);
-            }
-            // Where few parts are kept, the one that was older is gone.
-            likely = likely.or(found);
+        if next.is_far {
+            step.news.push(News::Gap);
         }
-        Ok(likely)
+        let is_head = place.is_head && next.number > 0;
+        self.enter(Place::new(next.file)?.head(is_head), step)
     }
 
-    fn older(&self, place: &Place) -> io::Result<Option<Identity>> {
-        Ok(self.number(&place.file)?.and_then(|number| self.identity_of(number + 1)))
-    }
-
-    /// The file behind this one in the row; `None`: it is the last one, or the next is still to come.
-    fn behind(&self, place: &Place) -> io::Result<Option<Place>> {
-        let (number, is_head) = match self.number(&place.file)? {
-            Some(0) => return Ok(None),
-            Some(number) => (number - 1, place.is_head && number > 1),
-            None => (0, false),
+    /// What was before the place is not there any more.
+    fn lost(&mut self, place: Place, step: &mut Step) -> io::Result<Place> {
+        // A full disk takes a line of which a part has been written; that part is taken back.
+        if self.kind == Kind::Records
+            && let Some(told) = &self.told
+            && let Some(back) = place.back_to(told)?
+        {
+            self.lines.begin_behind(back.last_byte());
+            step.more = true;
+            return Ok(back);
+        }
+        let told = self.told;
+        self.lines.end(|text, _| step.news.push(News::Line(text, told)));
+        step.news.push(News::Gap);
+        let head = match self.kind {
+            Kind::Text => self.row.oldest_head(&place.cursor())?,
+            Kind::Records => None,
         };
-        let next = open_to_read(&self.part(number))?.map(Place::new);
-        Ok(next.map(|next| Place { is_head, ..next }))
+        let is_head = head.is_some();
+        self.enter(Place::new(head.unwrap_or(place.file))?.head(is_head), step)
     }
 
-    /// Where in the row a file stands; 0 is the one that is written.
-    fn number(&self, file: &File) -> io::Result<Option<u32>> {
-        let ours = Some(identity(&file.metadata()?));
-        Ok((0..=PARTS).find(|number| self.identity_of(*number) == ours))
+    /// Reads once; whether there may be more.
+    fn take(&mut self, place: &mut Place, step: &mut Step) -> io::Result<bool> {
+        let (chunk, told) = (place.read()?, &mut self.told);
+        self.lines.take(chunk.bytes(), |text, behind| {
+            *told = Some(chunk.cursor(behind));
+            step.news.push(News::Line(text, *told));
+        });
+        Ok(chunk.is_full())
     }
 
-    fn part(&self, number: u32) -> PathBuf {
-        if number == 0 { self.path.clone() } else { numbered(&self.path, number) }
+    /// Nothing comes behind this place that would end the last line.
+    fn end(&mut self, place: &Place, step: &mut Step) {
+        let told = &mut self.told;
+        self.lines.end(|text, _| {
+            *told = Some(place.cursor());
+            step.news.push(News::Line(text, *told));
+        });
     }
 
-    fn identity_of(&self, number: u32) -> Option<Identity> {
-        std::fs::metadata(self.part(number)).ok().map(|meta| identity(&meta))
+    /// Records are not shortened: there is nothing to be told apart.
+    fn older_of(&self, id: Identity) -> Option<Identity> {
+        if self.kind == Kind::Records { None } else { self.row.older_of(id) }
     }
 }
 
-/// Device and inode.
-type Identity = (u64, u64);
-
-fn identity(meta: &Metadata) -> Identity {
-    (meta.dev(), meta.ino())
-}
-
-/// How far a file was read.
+/// The last lines that are there now, read step by step, and none that comes later.
 #[derive(Debug)]
-struct Place {
-    file: File,
-    at: u64,
-    /// The bytes before `at`, as they were read.
-    before: Vec<u8>,
-    /// The file is what was taken from the head of the one that it was read in.
-    is_head: bool,
-    /// The file before it in the row, when it was read: those that stand between them by now are
-    /// heads that were taken from it since.
-    older: Option<Identity>,
+pub struct Excerpt {
+    follower: Follower,
+    is_over: bool,
 }
 
-impl Place {
-    fn new(file: File) -> Self {
-        Place { file, at: 0, before: Vec::new(), is_head: false, older: None }
+impl Excerpt {
+    /// The last `lines` lines, or fewer. Nothing is read yet.
+    pub fn new(path: &Path, kind: Kind, lines: usize) -> Self {
+        Excerpt { follower: Follower::new(path, kind, lines), is_over: false }
     }
 
-    fn moved(&self, file: &File, at: u64) -> io::Result<Self> {
-        let is_head = identity(&file.metadata()?) != identity(&self.file.metadata()?);
-        let before = self.before.clone();
-        Ok(Place { file: file.try_clone()?, at, before, is_head, older: None })
-    }
-
-    /// This place in files of which its own was made up.
-    fn within<'a>(&self, files: impl Iterator<Item = &'a File>) -> io::Result<Option<Self>> {
-        let mut at = self.at;
-        for file in files {
-            let size = file.metadata()?.len();
-            if at <= size {
-                let found = self.is_in(file, at)?;
-                return found.then(|| self.moved(file, at)).transpose();
-            }
-            at -= size;
+    /// The next of them; `None`: these were all. Blocking. That nothing was written yet is an error
+    /// here, `NotFound`.
+    pub fn step(&mut self) -> io::Result<Option<Vec<String>>> {
+        if self.is_over {
+            return Ok(None);
         }
-        Ok(None)
-    }
-
-    /// A line may go on in the next file: heads are cut at whole blocks, and not between lines.
-    fn is_cut(&self) -> io::Result<bool> {
-        Ok(self.is_head || self.at.is_multiple_of(self.file.metadata()?.blksize().max(1)))
-    }
-
-    /// Behind the last line that has its end; within a line that is longer than any.
-    fn at_last_line(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        let from = size.saturating_sub(LONGEST_LINE as u64);
-        let end = read_at(&file, from, LONGEST_LINE)?;
-        let at = match memchr::memrchr(b'\n', &end) {
-            Some(newline) => from + newline as u64 + 1,
-            None if from == 0 => 0,
-            None => from + end.len() as u64,
+        let step = self.follower.step()?;
+        let Some((file, end)) = self.follower.end else {
+            return Err(io::ErrorKind::NotFound.into());
         };
-        Ok(Place { at, ..Place::new(file) })
-    }
-
-    /// Reads what is before it.
-    fn remember(&mut self) -> io::Result<()> {
-        let from = self.at.saturating_sub(BEFORE as u64);
-        self.before = read_at(&self.file, from, BEFORE.min(length(self.at - from)))?;
-        Ok(())
-    }
-
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        let bytes = read_at(&self.file, self.at, STEP)?;
-        self.at += bytes.len() as u64;
-        if bytes.len() >= BEFORE {
-            self.before.clear();
-        }
-        self.before.extend_from_slice(&bytes[bytes.len().saturating_sub(BEFORE)..]);
-        self.before.drain(..self.before.len().saturating_sub(BEFORE));
-        Ok(bytes)
-    }
-
-    /// Whether the bytes before it stand before this place in a file; those before its beginning
-    /// do not count.
-    fn is_in(&self, file: &File, at: u64) -> io::Result<bool> {
-        let count = self.before.len().min(length(at));
-        let found = read_at(file, at - count as u64, count)?;
-        Ok(file.metadata()?.len() >= at && self.before.ends_with(&found) && found.len() == count)
-    }
-
-    /// Looks for the bytes before it at the beginning of its file, where no head was kept: what
-    /// stays is no more.
-    fn look_for(&self) -> io::Result<Option<u64>> {
-        if self.before.len() < BEFORE {
-            return Ok(None); // a few bytes are found anywhere
-        }
-        let begin = read_at(&self.file, 0, STEP)?;
-        let found = memchr::memmem::rfind(&begin, &self.before);
-        Ok(found.map(|found| (found + self.before.len()) as u64))
-    }
-}
-
-fn length(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-/// Up to `most` bytes; fewer where the file ends.
-fn read_at(file: &File, at: u64, most: usize) -> io::Result<Vec<u8>> {
-    let there = length(file.metadata()?.len().saturating_sub(at));
-    let mut bytes = vec![0; there.min(most)];
-    let mut read = 0;
-    while read < bytes.len() {
-        match file.read_at(&mut bytes[read..], at + read as u64) {
-            Ok(0) => break,
-            Ok(more) => read += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
-/// Bytes into lines. A line ends with `\n`, `\r\n`, or a `\r` alone, by which programs write a
-/// progress bar over itself.
-#[derive(Debug, Default)]
-struct Lines {
-    part: Vec<u8>,
-    /// A `\r` has just ended a line: a `\n` behind it is of the same end.
-    returned: bool,
-}
-
-impl Lines {
-    fn take(&mut self, mut bytes: &[u8], out: &mut Vec<String>) {
-        while !bytes.is_empty() {
-            let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
-            self.add(&bytes[..end], out);
-            match bytes.get(end) {
-                Some(b'\r') if self.part.is_empty() => {}
-                Some(b'\r') => {
-                    self.tell(out);
-                    self.returned = true;
+        self.is_over = !step.more;
+        let mut lines = Vec::new();
+        for news in step.news {
+            let at = match &news {
+                News::Begin(cursor) | News::Line(_, Some(cursor)) if cursor.file == file => {
+                    cursor.at
                 }
-                Some(_) if std::mem::take(&mut self.returned) => {}
-                Some(_) => self.tell(out),
-                None => {}
+                _ => 0,
+            };
+            if let News::Line(text, _) = news
+                && at <= end
+            {
+                lines.push(text);
             }
-            bytes = bytes.get(end + 1..).unwrap_or_default();
+            if at >= end.max(1) {
+                self.is_over = true;
+                break;
+            }
         }
-    }
-
-    fn add(&mut self, mut text: &[u8], out: &mut Vec<String>) {
-        if !text.is_empty() {
-            self.returned = false;
-        }
-        while self.part.len() + text.len() > LONGEST_LINE {
-            let (head, rest) = text.split_at(LONGEST_LINE - self.part.len());
-            self.part.extend_from_slice(head);
-            self.tell(out);
-            text = rest;
-        }
-        self.part.extend_from_slice(text);
-    }
-
-    fn tell(&mut self, out: &mut Vec<String>) {
-        out.push(String::from_utf8_lossy(&self.part).into_owned());
-        self.part.clear();
-    }
-
-    /// Nothing comes that would end the last line.
-    fn end(&mut self, out: &mut Vec<String>) {
-        if !self.part.is_empty() {
-            self.tell(out);
-        }
-        self.returned = false;
+        Ok(Some(lines))
     }
 }
 

@@ -118,16 +118,18 @@ fn backends(settings: &Settings, say: &mut Say<'_>) {
     }
 }
 
+/// One half alone means a slip: plain HTTP for somebody who asked for HTTPS would send keys in the clear.
 fn https(settings: &Settings, say: &mut Say<'_>) {
     let security = &settings.security;
-    for (key, file) in
-        [("tls_cert_file", &security.tls_cert_file), ("tls_key_file", &security.tls_key_file)]
-    {
-        if file.is_some() {
-            // Serving plain HTTP to somebody who asked for TLS would send keys in the clear.
-            say(key, "this version does not serve HTTPS yet; leave it unset and put a TLS proxy before it".to_owned());
-        }
-    }
+    let (has, lacks) = match (&security.tls_cert_file, &security.tls_key_file) {
+        (Some(_), None) => ("tls_cert_file", "tls_key_file"),
+        (None, Some(_)) => ("tls_key_file", "tls_cert_file"),
+        _ => return,
+    };
+    say(
+        has,
+        format!("HTTPS needs {lacks} as well; set both tls_cert_file and tls_key_file, or neither"),
+    );
 }
 
 /// An IP address, or something that could be a name; whether it resolves is seen at binding.

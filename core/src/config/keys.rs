@@ -149,7 +149,7 @@ sections! {
         template_dir: String = Text, "\"chat_templates\"", Live, "Directory of chat templates.";
         heartbeat_ms: Millis = MS, "10_000", Live, "Streaming clients that wait get an SSE comment this often (ms); 0 turns comments off.";
         client_write_timeout_s: Seconds = S, "30", Restart, "A client that stays connected but does not read is cut after this (s).";
-        client_header_timeout_s: Seconds = S, "15", Restart, "A client must send its whole request head within this (s).";
+        client_header_timeout_s: Seconds = S, "15", Restart, "A client must send its whole request head within this (s), and with HTTPS end its handshake within as much before.";
         keep_alive_s: Seconds = S, "75", Restart, "Idle client connections are closed after this (s).";
         max_connections: u32 = Int(1, 1_000_000), "4096", Restart, "Client connections at once; further ones wait to be accepted.";
         drain_timeout_s: Seconds = S, "60", Live, "At shutdown running streams may go on for this long (s).";
@@ -271,8 +271,8 @@ sections! {
         allowed_hosts: Vec<String> = List, "[]", Live, "Further names in the Host header that are answered.";
         cors_origins: Vec<String> = List, "[]", Live, "Web pages (origins) that may call from a browser.";
         allow_unauthenticated: bool = Bool, "false", Live, "Listen on other than loopback addresses without keys.";
-        tls_cert_file: Option<String> = Text, "", Restart, "Certificate chain for HTTPS (PEM); not served yet, leave it unset.";
-        tls_key_file: Option<String> = Text, "", Restart, "Private key for HTTPS (PEM); not served yet, leave it unset.";
+        tls_cert_file: Option<String> = Text, "", Restart, "Certificate chain (PEM, the server's own certificate first): with tls_key_file the daemon serves HTTPS instead of HTTP; new files are taken without a restart.";
+        tls_key_file: Option<String> = Text, "", Restart, "Private key of that certificate (PEM, without a passphrase); only the daemon's user should be able to read it.";
     }
     /// Deployment and hardware profiles.
     profiles Profiles {

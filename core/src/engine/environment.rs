@@ -10,7 +10,8 @@ use std::ffi::OsString;
 pub const MARKER: &str = "IMAGEWORKS_ENGINE";
 
 /// Variables by which the service manager speaks to the daemon alone.
-const OURS: [&str; 2] = ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"];
+const OURS: [&str; 4] =
+    ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "IMAGEWORKS_HANDOVER"];
 const OUR_PREFIXES: [&str; 3] = ["CHAT_PROXY_", "WATCHDOG_", "LISTEN_"];
 
 /// The environment of an engine. `secrets` are names of variables that hold keys.

@@ -58,8 +58,7 @@ fn a_tail_goes_on_over_restarts_of_the_engine_and_of_the_daemon() {
 
 /// The name of the model's log.
 fn log(it: &Engined) -> String {
-    let path = it.engine()["log"].as_str().expect("a path").to_owned();
-    path
+    it.engine()["log"].as_str().expect("a path").to_owned()
 }
 
 #[test]

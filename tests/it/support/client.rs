@@ -176,9 +176,9 @@ enum Framing {
     Over,
 }
 
-/// One connection.
-pub struct Client {
-    pub stream: TcpStream,
+/// One connection; over TCP, or over what is laid over it.
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     buffer: Vec<u8>,
     framing: Framing,
 }
@@ -188,6 +188,12 @@ impl Client {
         let stream = TcpStream::connect(addr).expect("the daemon accepts");
         stream.set_read_timeout(Some(BOUND)).expect("a read timeout");
         stream.set_nodelay(true).expect("nodelay");
+        Client::over(stream)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn over(stream: S) -> Self {
         Client { stream, buffer: Vec::new(), framing: Framing::Over }
     }
 

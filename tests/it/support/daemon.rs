@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use chat_proxy_actors::process::inherit;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -31,6 +32,10 @@ pub struct Setup {
     entries: Vec<Value>,
     /// A program that runs the daemon.
     through: Vec<String>,
+    /// Sockets that the service manager has opened.
+    sockets: Vec<TcpListener>,
+    /// The program, where it is called by a path of its own.
+    program: String,
 }
 
 /// What a program that ended has left.
@@ -61,6 +66,8 @@ impl Setup {
             env: Vec::new(),
             entries: Vec::new(),
             through: Vec::new(),
+            sockets: Vec::new(),
+            program: PROGRAM.to_owned(),
         };
         setup
             .set("server", "port", 0)
@@ -107,12 +114,36 @@ impl Setup {
         self
     }
 
+    /// Has the program called by this path.
+    pub fn called(mut self, path: &Path) -> Self {
+        self.program = path.display().to_string();
+        self
+    }
+
+    /// A socket that was opened for the daemon, as systemd does for a unit with a socket.
+    pub fn socket(mut self, socket: TcpListener) -> Self {
+        self.sockets.push(socket);
+        self
+    }
+
     /// A path in the directory that the daemon will have.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        if self.sockets.is_empty() {
+            return self.begun(args, &self.through);
+        }
+        // The number of the process is known to itself alone.
+        let says = format!("LISTEN_FDS={} LISTEN_PID=$$ exec \"$@\"", self.sockets.len());
+        let through = ["sh", "-c", &says, "sh"].map(str::to_owned);
+        let mut command = self.begun(args, &[&through, &self.through[..]].concat());
+        inherit::give(&mut command, &self.sockets).expect("descriptors");
+        command
+    }
+
+    fn begun(&self, args: &[&str], through: &[String]) -> Command {
         let dir = self.dir.path();
         let mut text = String::new();
         for (section, keys) in &self.settings {
@@ -126,10 +157,11 @@ impl Setup {
         fs::create_dir_all(dir.join("registry")).expect("a directory");
         fs::write(dir.join(REGISTRY), Value::from(self.entries.clone()).to_string())
             .expect("registry");
-        match self.through.split_first() {
-            None => program_in(dir, args, &self.env),
+        match through.split_first() {
+            None => begun_in(&self.program, dir, args, &self.env),
             Some((program, more)) => {
-                let more: Vec<&str> = more.iter().map(String::as_str).chain([PROGRAM]).collect();
+                let more: Vec<&str> =
+                    more.iter().map(String::as_str).chain([&*self.program]).collect();
                 let mut command = begun_in(program, dir, &[&more, args].concat(), &self.env);
                 command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
                 command
@@ -142,8 +174,15 @@ impl Setup {
     pub fn start(self) -> Daemon {
         let (child, lines) = begin(self.command(&[]));
         let (dir, env) = (self.dir, self.env);
-        let mut daemon =
-            Daemon { child, addr: None, lines: Mutex::new(lines), dir, env, exit: None };
+        let mut daemon = Daemon {
+            child,
+            addr: None,
+            lines: Mutex::new(lines),
+            dir,
+            env,
+            exit: None,
+            heir: None,
+        };
         daemon.wait_listens();
         daemon
     }
@@ -200,6 +239,8 @@ pub struct Daemon {
     dir: TempDir,
     env: Vec<(String, OsString)>,
     exit: Option<ExitStatus>,
+    /// The process that has taken over from the one that was started.
+    heir: Option<Pid>,
 }
 
 impl Daemon {
@@ -207,7 +248,8 @@ impl Daemon {
     fn wait_listens(&mut self) {
         let lines = self.lines.get_mut().expect("unpoisoned");
         let line = lines.recv_timeout(BOUND).expect("the daemon listens");
-        let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        let url = line.strip_prefix("listening on ");
+        let addr = url.and_then(|url| url.split_once("://")?.1.parse().ok());
         self.addr = Some(addr.unwrap_or_else(|| panic!("the first line is {line:?}")));
     }
 
@@ -215,6 +257,22 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.child.kill().expect("a living daemon");
         self.exit = Some(self.child.wait().expect("its end"));
+    }
+
+    /// Has the daemon hand over to a new one; gives the numbers of both processes. `heir` learns who that is.
+    #[track_caller]
+    pub fn upgrade(&mut self, heir: impl FnOnce() -> i32) -> (Pid, Pid) {
+        let old = self.main();
+        kill(old, Signal::SIGUSR2).expect("a living daemon");
+        let new = Pid::from_raw(heir());
+        assert_ne!(old, new, "nobody took over");
+        self.heir = Some(new);
+        (old, new)
+    }
+
+    /// The process that serves.
+    pub fn main(&self) -> Pid {
+        self.heir.unwrap_or_else(|| Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")))
     }
 
     /// The next daemon in the same directory, when the one before has ended. Faults that were
@@ -328,7 +386,11 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.exit.is_none() {
+        if let Some(heir) = self.heir {
+            let _ = kill(heir, Signal::SIGKILL);
+        }
+        if self.exit.is_none() || self.heir.is_some() {
+            // One that has ended by itself cannot be killed.
             let _ = self.child.kill();
             let _ = self.child.wait();
             super::engines::kill_remembered(&self.path(super::engines::STATE));

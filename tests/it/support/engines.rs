@@ -117,6 +117,17 @@ impl Engines {
         self
     }
 
+    /// Has the program called by this path.
+    pub fn called(mut self, path: &Path) -> Self {
+        self.setup = self.setup.called(path);
+        self
+    }
+
+    /// What it is made from.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     #[track_caller]
     pub fn start(self) -> Engined {
         Engined { daemon: self.setup.start(), port: self.port }

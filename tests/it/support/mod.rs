@@ -9,6 +9,7 @@ pub mod gate;
 pub mod ollama;
 pub mod sse;
 pub mod tls;
+pub mod tls_client;
 pub mod upstream;
 pub mod vllm;
 

@@ -1,6 +1,7 @@
 //! A backend that speaks HTTPS, with a certificate of an authority that only those trust who are told.
 //!
-//! The certificates beside this file were made for it alone, and are good for a hundred years.
+//! The certificates beside this file were made for tests alone, and are good for a hundred years
+//! (`ended.pem` ended in March 2024, and has the key of `other.pem`, as `encrypted.key` does).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -1,0 +1,115 @@
+//! Certificate and key on the disk.
+//!
+//! Owns: reading the two, and what can be wrong with them, in words that name the file. Must never
+//! do: keep the key's text, or say any of it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use chat_proxy_core::config::Problem;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use sha2::{Digest, Sha256};
+
+use super::{Files, expiry};
+
+/// A chain has some kilobytes; whoever names a disk image by mistake is told so.
+const LARGEST: u64 = 1 << 20;
+
+/// A certificate and its key.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) key: Arc<CertifiedKey>,
+    /// When the certificate ends, Unix seconds; `None`: its dates cannot be read.
+    pub(super) ends: Option<i64>,
+    /// Of both files, so that a change is seen.
+    pub(super) digest: [u8; 32],
+}
+
+/// Reads both. Blocking.
+pub(super) fn read(files: &Files) -> Result<Pair, Problem> {
+    let of_cert = |message: String| problem("tls_cert_file", &files.cert, &message);
+    let of_key = |message: String| problem("tls_key_file", &files.key, &message);
+    let cert_text = text(&files.cert).map_err(of_cert)?;
+    let key_text = text(&files.key).map_err(of_key)?;
+    let chain = chain(&cert_text).map_err(of_cert)?;
+    let ends = chain.first().and_then(|cert| expiry::not_after(cert));
+    let key = private_key(&key_text).map_err(of_key)?;
+    let key = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+        match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => of_key(format!(
+                "does not belong to the first certificate in {} (the server's own one comes first)",
+                files.cert.display()
+            )),
+            // Not `InvalidCertificate` alone: what it says of one that is none varies.
+            Error::InvalidCertificate(error) => {
+                of_cert(format!("its first certificate cannot be read: {error:?}"))
+            }
+            error => of_key(format!("cannot be used: {error}")),
+        }
+    })?;
+    let digest = Sha256::new().chain_update(&cert_text).chain_update([0]).chain_update(&key_text);
+    Ok(Pair { key: Arc::new(key), ends, digest: digest.finalize().into() })
+}
+
+/// What is wrong with a file, in whatever way.
+fn problem(key: &str, path: &Path, message: &str) -> Problem {
+    Problem {
+        place: format!("[security] {key}"),
+        message: format!("{}: {message}", path.display()),
+    }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        File::open(path)?.take(LARGEST + 1).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > LARGEST {
+        return Err("is too large for a PEM file".to_owned());
+    }
+    Ok(text)
+}
+
+fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => {
+            Err("holds no certificate (PEM, -----BEGIN CERTIFICATE-----)".to_owned())
+        }
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("is no proper PEM: {error}")),
+    }
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    let holds = |what: &[u8]| text.windows(what.len()).any(|part| part == what);
+    // PKCS#8 says so in its first line, older forms in a header.
+    if holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(
+            "is encrypted, and nobody is there to give a passphrase; write it without one: \
+                    openssl pkey -in OLD -out NEW"
+                .to_owned(),
+        );
+    }
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            "holds no private key (PEM, -----BEGIN PRIVATE KEY-----)".to_owned()
+        }
+        // What the parser says may quote the file.
+        _ => "is no proper PEM".to_owned(),
+    })
+}
+
+/// Whether other users than the owner can read the key; they could pretend to be us.
+pub(super) fn is_open_to_others(files: &Files) -> bool {
+    std::fs::metadata(&files.key).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
+}
