@@ -144,7 +144,7 @@ struct Daemon {
     /// Held to the very end: until then nobody else may start an engine. `None`: nor may we.
     lock: Option<OwnerLock>,
     /// The same for services; `None`: there are none, and another daemon may have some here.
-    _services: Option<OwnerLock>,
+    services: Option<OwnerLock>,
 }
 
 /// Serves until told to stop. `orders` is started when everything is up.
@@ -202,7 +202,7 @@ where
         sockets: RefCell::new(sockets),
         certificate,
         lock,
-        _services: services,
+        services,
     };
     // Signals are heard before anybody is told that we are there.
     let orders = orders(Ready { addrs: addrs.clone() })?;

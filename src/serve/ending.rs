@@ -90,7 +90,7 @@ impl Daemon {
         self.keep_engine = true;
         tokio::join!(self.stop_engine(), self.stop_services());
         rest(&self.house.directory, &self.house.ending);
-        (self.lock, self._services) = (None, None);
+        (self.lock, self.services) = (None, None);
         let taken = successor.take_over().await;
         match &taken {
             Ok(()) => {
@@ -98,7 +98,7 @@ impl Daemon {
                 tracing::info!(pid, "the new daemon serves");
             }
             Err(error) => {
-                tracing::error!(%error, pid, "the new daemon took over and does not serve")
+                tracing::error!(%error, pid, "the new daemon took over and does not serve");
             }
         }
         // Streams take as long as they take: nobody waits for this process.
@@ -210,16 +210,12 @@ impl Daemon {
     }
 
     pub(super) async fn close_log(&self) {
-        match tokio::time::timeout(FLUSH_GRACE, self.flush_log()).await {
-            Ok(report) => tracing::info!(
-                written = report.written,
-                dropped = report.dropped,
-                "request log closed"
-            ),
-            Err(_) => {
-                let lost = self.house.audience.log.waiting();
-                tracing::error!(lost, "the disk did not take the rest of the request log in time");
-            }
+        let flushed = tokio::time::timeout(FLUSH_GRACE, self.flush_log()).await;
+        if let Ok(FlushReport { written, dropped }) = flushed {
+            tracing::info!(written, dropped, "request log closed");
+        } else {
+            let lost = self.house.audience.log.waiting();
+            tracing::error!(lost, "the disk did not take the rest of the request log in time");
         }
         self.house.ending.begin();
         self.log_thread.stop();

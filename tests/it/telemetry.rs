@@ -51,7 +51,13 @@ fn samples(daemon: &Daemon) -> BTreeMap<String, f64> {
     text.lines().filter(|line| !line.starts_with('#')).map(sample).collect()
 }
 
+/// A figure that is a count.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small, and whole
+fn count(daemon: &Daemon, name: &str) -> usize {
+    samples(daemon).get(name).map_or(0, |value| *value as usize)
+}
+
 /// Records that the daemon says it dropped.
-fn dropped(daemon: &Daemon) -> f64 {
-    samples(daemon)["imageworks_proxy_log_records_total{outcome=\"dropped\"}"]
+fn dropped(daemon: &Daemon) -> usize {
+    count(daemon, "imageworks_proxy_log_records_total{outcome=\"dropped\"}")
 }

@@ -135,7 +135,7 @@ pub fn fresh(tls: bool) -> Client {
     build(tls.then(system_tls))
 }
 
-/// The same, for the daemon of this machine whose certificate is in that file (see [`own`]).
+/// The same, for the daemon of this machine whose certificate is in that file (see `own`).
 pub fn fresh_for_own(cert_file: &Path) -> Client {
     let own = own::config(cert_file, system_roots()).map(|config| Arc::new(http1(config)));
     build(Some(own.unwrap_or_else(system_tls)))

@@ -3,7 +3,7 @@
 //! Owns: the open file, mending its end, and when it is rotated. Must never do: leave a part of a line in it, or cut what
 //! another daemon is just writing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -89,11 +89,9 @@ impl LogFile {
     /// A daemon that was killed in the middle of a line has left a part of it. Not where another
     /// one has the file open: it may be in the middle of one now.
     fn mend(&self, path: &Path) -> io::Result<()> {
-        match self.file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(()),
-            // Not every file system has locks; then there is nobody to be careful of.
-            Err(std::fs::TryLockError::Error(_)) => {}
+        // Not every file system has locks; then there is nobody to be careful of.
+        if matches!(self.file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Ok(());
         }
         let mended = self.mend_end(path);
         // Those who follow the log may read, and others see that it is written. Without locks, so be it.

@@ -63,7 +63,9 @@ impl Handler<GetRolling> for MetricsActor {
 
     fn handle(&mut self, _: GetRolling, _: &mut Self::Context) -> Self::Result {
         let waiting = std::mem::take(&mut *self.samples.waiting());
-        waiting.into_iter().for_each(|sample| self.rolling.add(sample));
+        for sample in waiting {
+            self.rolling.add(sample);
+        }
         MessageResult(self.rolling.summary(clock::now()))
     }
 }

@@ -1,6 +1,6 @@
 //! What telemetry adds to a stream: its story, its figures, its line in the request log.
 //!
-//! Owns: the same streams as in [`stages`](super::stages), told to a log and to figures as the daemon
+//! Owns: the same streams as in [`stages`], told to a log and to figures as the daemon
 //! does by default with metrics on. Must never do: write to a disk; the kernel's work is not counted.
 
 use std::hint::black_box;

@@ -77,7 +77,9 @@ fn joined(events: &[u8]) -> Value {
     for data in text(events).lines().filter_map(|line| line.strip_prefix("data:")) {
         let Ok(Value::Object(mut event)) = serde_json::from_str(data) else { continue };
         if let Some(Value::Array(list)) = event.remove("choices") {
-            list.into_iter().for_each(|choice| add(&mut choices, choice));
+            for choice in list {
+                add(&mut choices, choice);
+            }
         } else if event.get("type").is_some_and(|kind| kind == "response.completed") {
             whole = event.remove("response");
         }
@@ -117,7 +119,9 @@ fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
             (_, Value::Array(calls)) if key == "tool_calls" => {
                 let list = into.entry(key).or_insert_with(|| json!([]));
                 if let Value::Array(list) = list {
-                    calls.into_iter().for_each(|call| add_call(list, call));
+                    for call in calls {
+                        add_call(list, call);
+                    }
                 }
             }
             (_, value) => {
@@ -142,12 +146,14 @@ fn add_call(calls: &mut Vec<Value>, piece: Value) {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value)] // it reads better
 mod tests {
     use super::*;
 
     fn stream(events: &[Value]) -> Value {
-        let text: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-        let events = Bytes::from(format!(": waiting\n\n{text}data: [DONE]\n\n"));
+        let events: Vec<String> = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        let text = [": waiting\n\n", &events.concat(), "data: [DONE]\n\n"].concat();
+        let events = Bytes::from(text);
         Answer::Stream { events, truncated: false }.shown()
     }
 

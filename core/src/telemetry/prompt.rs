@@ -44,16 +44,17 @@ pub(super) fn without_files(value: &mut Value) {
             }
         }
         Value::Array(list) => list.iter_mut().for_each(without_files),
-        Value::Object(object) => match bare_file(object) {
-            Some(file) => *value = file,
-            None => {
-                if let Some(Value::String(data)) = object.get("b64_json") {
-                    let picture = stand_in(data, "image/*");
-                    object.insert("b64_json".to_owned(), picture);
-                }
-                object.values_mut().for_each(without_files);
+        Value::Object(object) => {
+            if let Some(file) = bare_file(object) {
+                *value = file;
+                return;
             }
-        },
+            if let Some(Value::String(data)) = object.get("b64_json") {
+                let picture = stand_in(data, "image/*");
+                object.insert("b64_json".to_owned(), picture);
+            }
+            object.values_mut().for_each(without_files);
+        }
         _ => {}
     }
 }
@@ -86,7 +87,8 @@ fn stand_in(data: &str, mime: &str) -> Value {
 }
 
 pub(super) fn file(bytes: &[u8], mime: &str) -> Value {
-    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(bytes);
+    let hash = hash.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     json!({"sha256": hash, "bytes": bytes.len(), "mime": mime})
 }
 

@@ -42,7 +42,7 @@ fn a_full_disk_costs_lines_which_are_counted_and_said_once() {
     let Some(daemon) = on_a_small_disk(setup) else { return };
     fs::write(inside(&daemon, "logs/filler"), vec![0; 64 << 10]).unwrap();
     let (mut requests, live) = (0, inside(&daemon, "logs/chat.jsonl"));
-    while requests < 100 || dropped(&daemon) < 20.0 {
+    while requests < 100 || dropped(&daemon) < 20 {
         good(&daemon);
         requests += 1;
         assert!(requests < 2000, "it never filled up");
@@ -58,8 +58,8 @@ fn a_full_disk_costs_lines_which_are_counted_and_said_once() {
         let text = fs::read_to_string(&live).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("a whole line")).collect();
-        let all = lines.len() as f64 + dropped(&daemon);
-        (all as usize == requests).then_some(lines)
+        let all = lines.len() + dropped(&daemon);
+        (all == requests).then_some(lines)
     });
     assert!(lines.len() >= full.lines().count() + 30);
     let said = |what: &str| daemon.stderr().matches(what).count();
@@ -92,21 +92,20 @@ fn a_disk_that_does_not_answer_keeps_no_request_waiting() {
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    let lost = eventually("some are dropped", BOUND, || {
-        Some(dropped(&daemon)).filter(|count| *count > 0.0)
-    });
+    let lost =
+        eventually("some are dropped", BOUND, || Some(dropped(&daemon)).filter(|count| *count > 0));
     let said = "does not take the request log in time";
     eventually("it is said", BOUND, || daemon.stderr().contains(said).then_some(()));
     // It answers again.
     let reader = BufReader::new(File::options().read(true).write(true).open(&pipe).unwrap());
-    let kept = REQUESTS - lost as usize;
+    let kept = REQUESTS - lost;
     let lines: Vec<String> = reader.lines().take(kept).map(|line| line.unwrap()).collect();
     for line in &lines {
         let record: Value = serde_json::from_str(line).expect("a whole line");
         assert_eq!(record["status"], 200);
         assert_eq!(record["messages"][0]["content"].as_str().map(str::len), Some(TEXT));
     }
-    assert_eq!(lines.len() as f64 + dropped(&daemon), REQUESTS as f64);
+    assert_eq!(lines.len() + dropped(&daemon), REQUESTS);
     assert_eq!(daemon.stderr().matches(said).count(), 1, "{}", daemon.stderr());
     daemon.terminate();
     assert_eq!(daemon.wait_exit(BOUND).code(), Some(0));

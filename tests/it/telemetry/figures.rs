@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::json;
 
-use super::samples;
+use super::{count, samples};
 use crate::support::daemon::entry;
 use crate::support::engines::hello;
 use crate::support::{Ask, BOUND, Client, Engines, Setup, Upstream, alone, eventually, vllm};
@@ -44,9 +44,7 @@ fn ten_thousand_names_that_nobody_has_add_no_series() {
         }
     });
     let other = "imageworks_proxy_requests_total{backend=\"other\",model=\"other\",status=\"404\"}";
-    eventually("all are counted", BOUND, || {
-        (samples(&daemon)[other] == (NAMES + 1) as f64).then_some(())
-    });
+    eventually("all are counted", BOUND, || (count(&daemon, other) == NAMES + 1).then_some(()));
     assert_eq!(names(samples(&daemon)), before);
 }
 

@@ -20,14 +20,14 @@ fn talkative() -> Upstream {
         let has = |what: &str| said.contains(what);
         match () {
             () if has("do:400") => {
-                wire.answer("400 Bad Request", "application/json", error.to_string().as_bytes())
+                wire.answer("400 Bad Request", "application/json", error.to_string().as_bytes());
             }
             () if has("do:text") => wire.answer("422 No", "text/plain", quoted.as_bytes()),
             () if has("do:500") => {
-                wire.answer("500 Oh", "application/json", error.to_string().as_bytes())
+                wire.answer("500 Oh", "application/json", error.to_string().as_bytes());
             }
             () if has("do:html") => {
-                wire.answer("200 OK", "text/html", format!("<p>{quoted}").as_bytes())
+                wire.answer("200 OK", "text/html", format!("<p>{quoted}").as_bytes());
             }
             () if has("do:moved") => {
                 let head = format!(
@@ -151,7 +151,7 @@ fn asks() -> Vec<Ask> {
             "{{\"model\":\"at-ollama\",\"messages\":[{{\"role\":\"user\",\"content\":\"\",\"tool_calls\":[{{\"function\":{{\"name\":\"f\",\"arguments\":\"{SECRET}\"}}}}]}}]}}"
         ),
         format!("[\"{SECRET}\"]"),
-        format!("{SECRET}"),
+        SECRET.to_owned(),
     ] {
         all.push(Ask::chat(body));
     }

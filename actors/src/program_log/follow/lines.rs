@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// What a program says. A line ends with `\n`, `\r\n`, or a `\r` alone, by which programs write
-    /// a progress bar over itself. Longer lines than [`LONGEST_TEXT`] come in pieces.
+    /// a progress bar over itself. Longer lines than `LONGEST_TEXT` come in pieces.
     Text,
     /// One JSON object a line, as the request log has them; it is never told in pieces. Of one that
-    /// is longer than [`LONGEST_RECORD`] the fields of its beginning are told, and `left_out`. One
+    /// is longer than `LONGEST_RECORD` the fields of its beginning are told, and `left_out`. One
     /// whose end was never written is not told.
     Records,
 }
