@@ -167,7 +167,8 @@ impl Teller {
         let Some(period) = sd_notify::watchdog_enabled() else { return };
         let mut ticks = interval(period / 3);
         let mut silent = None;
-        loop {
+        // A successor tells for itself.
+        while !self.life.is_handed_over() {
             ticks.tick().await;
             match first_silent(&vital(&self.directory), ANSWER.min(period / 3)).await {
                 None => {

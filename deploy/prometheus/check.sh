@@ -227,7 +227,8 @@ check_alerts() {
     say "$alerts" | cut -c 1-150
     firing=$(sed -n 's/^firing \([^ ]*\) .*/\1/p' <<<"$alerts" | sort -u)
     grep -qx ImageworksProxyEngineFailed <<<"$firing" || fail 'the alert for the engine does not fire'
-    other=$(grep -vxE 'ImageworksProxy(EngineFailed|StreamsBreak|Errors)' <<<"$firing") || true
+    grep -qx ImageworksProxyActorRebuilt <<<"$firing" || fail 'the alert for the part that failed does not fire'
+    other=$(grep -vxE 'ImageworksProxy(EngineFailed|ActorRebuilt|StreamsBreak|Errors)' <<<"$firing") || true
     [ -z "$other" ] || fail "alerts that nobody expects: $other"
     ! grep -q 'error expanding' <<<"$alerts" || fail 'an alert has broken words'
 }

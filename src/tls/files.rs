@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -109,7 +109,42 @@ fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-/// Whether other users than the owner can read the key; they could pretend to be us.
+/// Whether others can read the key; they could pretend to be us.
 pub(super) fn is_open_to_others(files: &Files) -> bool {
-    std::fs::metadata(&files.key).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
+    let rights =
+        |path: &Path| std::fs::metadata(path).map(|meta| (meta.mode(), meta.uid(), meta.gid()));
+    // The process's own entry belongs to the user and the group that it runs as.
+    match (rights(&files.key), rights(Path::new("/proc/self"))) {
+        (Ok((mode, owner, group)), Ok((_, user, own))) => {
+            is_open(mode, owner == user, group == own)
+        }
+        _ => false,
+    }
+}
+
+/// A key that belongs to root, and that we can read only by our own group, is as it should be.
+fn is_open(mode: u32, is_owner: bool, is_own_group: bool) -> bool {
+    let others = if is_own_group && !is_owner { 0o007 } else { 0o077 };
+    mode & others != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_for_its_owner_or_for_the_group_by_which_we_read_it() {
+        for (mode, is_owner, is_own_group, open) in [
+            (0o100_600, true, true, false),
+            (0o100_400, true, false, false),
+            (0o100_640, true, true, true),
+            (0o100_640, false, true, false),
+            (0o100_640, false, false, true),
+            (0o100_644, false, true, true),
+            (0o100_604, true, true, true),
+        ] {
+            let found = is_open(mode, is_owner, is_own_group);
+            assert_eq!(found, open, "{mode:o}, owner {is_owner}, group {is_own_group}");
+        }
+    }
 }

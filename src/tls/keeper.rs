@@ -141,7 +141,7 @@ fn warn_if_open(files: &Files) {
         tracing::warn!(
             file = %files.key.display(),
             "others than its owner can read the private key; take that right away with chmod 600, \
-             or chmod 640 and a group that only the daemon is in"
+             or, where it is root's and the daemon reads it by its own group, with chmod 640"
         );
     }
 }

@@ -125,7 +125,8 @@ fn an_error_event_of_the_backend_ends_the_stream_without_done() {
         (&line["status"], &line["error"]["code"]),
         (&json!(200), &json!("err_backend_error"))
     );
-    assert!(line["error"]["message"].as_str().unwrap().contains("EngineCore"), "{line}");
+    // In an engine's words, which may quote what it was asked: the client has them.
+    assert!(!line.to_string().contains("EngineCore"), "{line}");
 }
 
 #[test]

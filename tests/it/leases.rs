@@ -35,6 +35,25 @@ fn again(engined: &mut Engined) {
     engined.daemon.restart();
 }
 
+/// A new daemon takes the lease over as it is.
+#[test]
+fn a_lease_outlives_an_upgrade() {
+    let mut engined = Engines::two().start();
+    engined.assert_answers("tiny-a");
+    let token = lease(&engined, json!({"ttl_s": 60}));
+    let before = status(&engined);
+    engined.daemon.upgrade_by_its_log();
+    let after = eventually("the lease is known", BOUND, || {
+        Some(status(&engined)).filter(|status| status["leased"] == true)
+    });
+    assert_eq!(after["lease"]["expires_at"], before["lease"]["expires_at"], "{before} {after}");
+    assert_eq!(chat_with(&engined, "tiny-a", "none").status(), 423);
+    let reply = post(&engined, "release", &json!({"token": token}));
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    engined.assert_answers("tiny-a");
+    assert_eq!(engined.daemon.wait_exit(BOUND).code(), Some(0));
+}
+
 /// A chat request whose sender shows a token.
 fn chat_with(engined: &Engined, model: &str, token: &str) -> Reply {
     let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});

@@ -185,3 +185,22 @@ fn a_daemon_without_services_does_not_keep_the_right_to_them() {
     let (code, said) = daemon.program_with(&["sweep"], &[state]);
     assert_eq!(code, Some(0), "{said}");
 }
+
+#[test]
+fn an_upgrade_leaves_it_running() {
+    let service = Service::new(&[]);
+    let mut daemon = service.setup("").start();
+    assert_answers(&daemon);
+    let before = pid(&daemon);
+    daemon.upgrade_by_its_log();
+    assert_eq!(daemon.wait_exit(BOUND).code(), Some(0));
+    eventually("it is known as ready", BOUND, || {
+        (status(&daemon)["services"]["llama"]["state"] == "ready").then_some(())
+    });
+    assert_eq!(pid(&daemon), before);
+    assert_answers(&daemon);
+    assert_eq!(Service::starts(&daemon), 1);
+    // It is the new daemon's: with it, it ends.
+    kill(daemon.main(), Signal::SIGTERM).unwrap();
+    service.assert_gone();
+}

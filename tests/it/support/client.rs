@@ -52,6 +52,12 @@ impl Ask {
         self
     }
 
+    /// A body that need be no text.
+    pub fn raw_body(mut self, body: &[u8]) -> Self {
+        self.body = Some(body.to_vec());
+        self
+    }
+
     /// Adds a header; `host` replaces the usual one, an empty `host` leaves it out.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));

@@ -270,6 +270,22 @@ impl Daemon {
         (old, new)
     }
 
+    /// The same, where the daemon's log tells who that is.
+    #[track_caller]
+    pub fn upgrade_by_its_log(&mut self) -> (Pid, Pid) {
+        let heirs = |text: &str| -> Vec<i32> {
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let serves = lines.filter(|line| line["fields"]["message"] == "the new daemon serves");
+            serves.filter_map(|line| line["fields"]["pid"].as_i64()?.try_into().ok()).collect()
+        };
+        let (log, before) = (self.path("stderr"), heirs(&self.stderr()).len());
+        self.upgrade(|| {
+            eventually("a new daemon serves", BOUND, || {
+                heirs(&fs::read_to_string(&log).unwrap_or_default()).get(before).copied()
+            })
+        })
+    }
+
     /// The process that serves.
     pub fn main(&self) -> Pid {
         self.heir.unwrap_or_else(|| Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")))

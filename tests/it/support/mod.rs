@@ -13,6 +13,7 @@ pub mod tls_client;
 pub mod upstream;
 pub mod vllm;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,21 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every file below a directory.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = item.path();
+        // What a link leads to is not below.
+        if item.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// How often a test repeats what must never fail: `IMAGEWORKS_IT_REPEATS`, else 3.
