@@ -1,5 +1,8 @@
 //! Arguments into programs, outcomes into exit codes.
 //!
+//! Signals: SIGTERM and SIGINT end it, a second one cuts what still runs; SIGHUP reads settings and
+//! registry again; SIGUSR2 hands over to a new binary, without a request lost.
+//!
 //! Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration (`EX_CONFIG` of sysexits.h);
 //! `imageworks-models` has more, see [`models_cli`].
 

@@ -55,8 +55,9 @@ pub(crate) fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenErro
     Ok(listeners)
 }
 
-/// The standard library's queue of 128 is short for a burst of clients.
-const BACKLOG: i32 = 1024;
+/// The standard library's queue of 128 is short for a burst of clients: whom it has no place for tries
+/// again after a second. The kernel's own bound (net.core.somaxconn) is the same by default.
+const BACKLOG: i32 = 4096;
 
 fn listen_on(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;

@@ -20,7 +20,7 @@ use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
 use super::body::NoBody;
-use super::front::Identity;
+use super::front::{Identity, trace_id};
 use super::state::AppState;
 use super::stream::{self, StreamBody, WholeBody};
 use super::{body, error};
@@ -137,8 +137,13 @@ impl Arrival {
     }
 }
 
+/// A client's header that is longer is not passed on.
+const MAX_PASSED_ON: usize = 512;
+
 fn meta(request: &HttpRequest, identity: &Identity, class: Option<Class>) -> RequestMeta {
     let text = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+    // What is passed on must leave the backend's own limit of a head to us.
+    let short = |name: &str| text(name).filter(|value| value.len() <= MAX_PASSED_ON);
     RequestMeta {
         request_id: identity.request_id.clone(),
         who: Asker {
@@ -148,8 +153,8 @@ fn meta(request: &HttpRequest, identity: &Identity, class: Option<Class>) -> Req
         },
         class,
         upstream_id: identity.upstream_id.clone(),
-        user_agent: text("user-agent"),
-        traceparent: text("traceparent"),
+        user_agent: short("user-agent"),
+        traceparent: short("traceparent").filter(|_| trace_id(request.headers()).is_some()),
         // Somebody tries whether the model sees, whatever its entry says.
         probes_vision: text("x-imageworks-probe").is_some_and(|what| what == "vision"),
     }

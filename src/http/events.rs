@@ -16,6 +16,7 @@ use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use super::listeners::Place;
 use super::state::AppState;
 use super::{error, management};
 use crate::life::Life;
@@ -34,8 +35,10 @@ struct Wanted {
 
 /// The stream.
 pub(super) async fn stream(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    let begin = match begin(&request, &state.events) {
-        Ok(begin) => begin,
+    let begun =
+        begin(&request, &state.events).and_then(|begin| Ok((begin, state.listeners.enter()?)));
+    let (begin, place) = match begun {
+        Ok(begun) => begun,
         Err(refusal) => return error::respond(&refusal),
     };
     let heartbeat = state.settings().server.heartbeat_ms.limit().unwrap_or(USUAL_HEARTBEAT);
@@ -47,6 +50,7 @@ pub(super) async fn stream(request: HttpRequest, state: web::Data<AppState>) -> 
         last: begin,
         greeted: false,
         ended: false,
+        _place: place,
     };
     HttpResponse::Ok()
         .content_type("text/event-stream")
@@ -81,6 +85,7 @@ struct Listener {
     last: u64,
     greeted: bool,
     ended: bool,
+    _place: Place,
 }
 
 impl Listener {

@@ -17,6 +17,7 @@ use super::error;
 use super::guard::{Passed, is_preflight};
 use super::state::AppState;
 use super::successor;
+use super::unread::Reader;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken from a client.
@@ -42,6 +43,32 @@ pub(super) struct Identity {
 
 /// The outermost middleware.
 pub(crate) async fn front<B: MessageBody + 'static>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let reader = Reader::of(&mut request);
+    let mut response = answered(request, next).await?;
+    if is_crowded(&response) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(match reader {
+        Some(reader) => reader.keep(response),
+        None => response,
+    })
+}
+
+/// While most places are taken no client keeps his: one that begins a second request and never ends
+/// its head would not be given up (actix-http bounds the first one's time alone). So there is always
+/// room for others.
+fn is_crowded(response: &ServiceResponse<BoxBody>) -> bool {
+    let state = response.request().app_data::<web::Data<AppState>>();
+    state.is_some_and(|state| {
+        let most = state.settings().server.max_connections as usize;
+        state.life.connections() > most / 2
+    })
+}
+
+async fn answered<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -175,7 +202,7 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key, x-request
     x-stainless-runtime-version, x-stainless-retry-count, x-stainless-timeout";
 
 /// The id of the trace that a request belongs to (W3C Trace Context, `traceparent`).
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let sent = headers.get("traceparent")?.to_str().ok()?;
     let id = sent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)

@@ -97,24 +97,30 @@ impl Guard {
         let header = headers
             .get(header::HOST)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        // No browser leaves it out, so a missing one is no rebinding.
-        let Some(host) = uri.host().map(str::to_owned).or(header) else {
-            return Ok(());
-        };
-        let name = without_port(&host).to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        let local = is_ip(name)
-            || !name.contains('.')
-            || LOCAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
-        if local || self.allowed_hosts.iter().any(|allowed| allowed == name) {
-            return Ok(());
+        // No browser leaves it out, so a missing one is no rebinding. An absolute address in the
+        // request's line goes before the header, but nobody has a reason to name two hosts.
+        let named = uri.host().map(str::to_owned).into_iter().chain(header);
+        for host in named {
+            let name = without_port(&host).to_ascii_lowercase();
+            let name = name.trim_end_matches('.');
+            if !self.is_ours(name) {
+                let shown: String = name.chars().take(100).collect();
+                return Err(ApiError::new(
+                    Code::Forbidden,
+                    format!("the Host header names {shown:?}, which is not this proxy"),
+                )
+                .hint("if it is, add it to [security] allowed_hosts, or configure API keys"));
+            }
         }
-        let shown: String = name.chars().take(100).collect();
-        Err(ApiError::new(
-            Code::Forbidden,
-            format!("the Host header names {shown:?}, which is not this proxy"),
-        )
-        .hint("if it is, add it to [security] allowed_hosts, or configure API keys"))
+        Ok(())
+    }
+
+    /// Whether a name, in small letters, can only mean this machine or its neighbours.
+    fn is_ours(&self, name: &str) -> bool {
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let local = is_name
+            && (!name.contains('.') || LOCAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)));
+        local || is_ip(name) || self.allowed_hosts.iter().any(|allowed| allowed == name)
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -212,15 +218,18 @@ pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 fn without_port(host: &str) -> &str {
-    if let Some(end) = host.strip_prefix('[').and_then(|rest| rest.find(']')) {
-        return &host[1..=end];
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let is_port = port.strip_prefix(':').is_some_and(is_number);
+        return if port.is_empty() || is_port { address } else { host };
     }
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains(':') => {
-            name
-        }
+        Some((name, port)) if is_number(port) && !name.contains(':') => name,
         _ => host,
     }
+}
+
+fn is_number(port: &str) -> bool {
+    port.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn is_ip(name: &str) -> bool {
@@ -269,10 +278,22 @@ mod tests {
             ("localhost.evil.example", false),
             ("127.0.0.1.evil.example", false),
             ("evil.example.", false),
+            ("[::1].evil.example", false),
+            ("[::1]:80.evil.example", false),
+            ("evil.example#.local", false),
+            ("evil.example/.lan", false),
         ] {
             assert_eq!(check(&guard, "/v1/models", &[("host", host)]).is_ok(), passes, "{host}");
         }
         assert!(check(&guard, "/v1/models", &[]).is_ok());
+        // The request's line may name one too: neither hides the other.
+        for (url, host, passes) in [
+            ("http://localhost/v1/models", "localhost", true),
+            ("http://evil.example/v1/models", "localhost", false),
+            ("http://localhost/v1/models", "evil.example", false),
+        ] {
+            assert_eq!(check(&guard, url, &[("host", host)]).is_ok(), passes, "{url} {host}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ async fn engines_answer(
     let wanted = Wanted::of(request)?;
     let path = path_of(state, model).await?;
     if wanted.follow {
-        return Ok(tail::respond(wanted.follower(&path, Kind::Text), state));
+        return tail::respond(wanted.follower(&path, Kind::Text), state);
     }
     Ok(HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
@@ -152,7 +152,7 @@ async fn chats_answer(request: &HttpRequest, state: &AppState) -> Result<HttpRes
         return match looked.map_err(io::Error::other).flatten() {
             Ok(meta) if !meta.is_file() => Err(no_file(state)),
             // What else is wrong is told when it is read.
-            _ => Ok(tail::respond(follower, state)),
+            _ => tail::respond(follower, state),
         };
     }
     let excerpt = Excerpt::new(&path, Kind::Records, wanted.lines);

@@ -15,6 +15,7 @@ mod front;
 mod gpu;
 mod guard;
 mod health;
+mod listeners;
 mod logs;
 mod management;
 mod metrics;
@@ -26,6 +27,7 @@ mod scheduler;
 mod state;
 mod stream;
 mod successor;
+mod unread;
 
 use std::any::Any;
 use std::time::Duration;

@@ -25,6 +25,7 @@ use chat_proxy_core::{ApiError, Code};
 
 use super::body::Budget;
 use super::guard::Guard;
+use super::listeners::Listeners;
 use crate::life::Life;
 use crate::live::LiveSettings;
 use crate::settings::{self, Profiled};
@@ -61,6 +62,8 @@ pub(crate) struct AppState {
     pub(super) limits: Arc<Limits>,
     /// What happens in the daemon.
     pub(super) events: Arc<EventBus>,
+    /// Streams of events and logs.
+    pub(super) listeners: Listeners,
     /// Where large bodies wait.
     pub(super) spool_dir: PathBuf,
     pub(super) metrics: Metrics,
@@ -95,6 +98,7 @@ impl AppState {
             leases: house.leases.clone(),
             limits: house.limits.clone(),
             events: house.events.clone(),
+            listeners: Listeners::default(),
             lease_ttl: settings::lease_ttl(),
             spool_dir: PathBuf::from(settings::STATE_DIR),
             metrics: house.metrics.clone(),

@@ -54,7 +54,9 @@ async fn pass_on(
     request_id: &str,
     running: Running,
 ) -> Result<HttpResponse, String> {
-    let url = format!("http://{}{}", reachable(successor), request.uri());
+    // Never where an absolute address in the request's line might lead.
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let url = format!("http://{}{path}", reachable(successor));
     let connector = awc::Connector::new().timeout(CONNECT);
     let client = awc::Client::builder()
         .connector(connector)

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 use super::error::CliError;
-use super::table::Table;
+use super::table::{Table, shown};
 use crate::terminal::say;
 
 /// See the module.
@@ -58,7 +58,9 @@ impl Output {
     /// A word beside the answer, on stderr.
     #[allow(clippy::unused_self)] // what is said goes through it
     pub(super) fn note(&self, text: &str) {
-        say(&mut io::stderr(), text);
+        // Names are in it, and what others answered.
+        let lines: Vec<String> = text.split('\n').map(shown).collect();
+        say(&mut io::stderr(), &lines.join("\n"));
     }
 
     /// Says what went wrong; answers the exit code.

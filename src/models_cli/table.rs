@@ -56,9 +56,14 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// What would move the cursor does not get to it.
+/// What would move the cursor, or turn the text that follows around, does not get to it.
 pub(super) fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
+}
+
+/// Unicode's characters that set the direction of text (UAX 9, 2).
+fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// See the module.

@@ -268,6 +268,6 @@ fn ten_upgrades_under_load_lose_no_request() {
     let took = began.elapsed();
     eprintln!("{} whole, {} sent on, in {took:?}, {:?}", seen.whole, seen.again, seen.faults);
     assert!(seen.faults.is_empty(), "{:?}", seen.faults);
-    assert!(seen.whole > 100 * UPGRADES && seen.again <= CLIENTS, "{seen:?}");
+    assert!(seen.whole > 20 * UPGRADES && seen.again <= CLIENTS, "{seen:?}");
     assert_eq!(managed.it.starts(), ["tiny-a"], "an engine was loaded again");
 }

@@ -69,23 +69,29 @@ enum Head {
     Interim,
 }
 
-/// Changes the version of a whole head that says nothing about its body's length.
-fn mend(bytes: &mut [u8]) -> Head {
-    let begins_alike = bytes.len().min(VERSION.len());
-    if bytes[..begins_alike] != VERSION[..begins_alike] {
+/// Changes the version of a whole head that says nothing about its body's length. Interim ones may
+/// stand before it, as many as are sent.
+fn mend(mut bytes: &mut [u8]) -> Head {
+    loop {
+        let begins_alike = bytes.len().min(VERSION.len());
+        if bytes[..begins_alike] != VERSION[..begins_alike] {
+            return Head::Whole;
+        }
+        let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Head::Partial };
+        let status = bytes.get(VERSION.len()..VERSION.len() + 3).unwrap_or_default();
+        if status.first() == Some(&b'1') {
+            bytes = &mut bytes[end + 4..];
+            if bytes.is_empty() {
+                return Head::Interim;
+            }
+            continue;
+        }
+        let bodyless = status == b"204" || status == b"304";
+        if !bodyless && !tells_length(&bytes[..end]) {
+            bytes[VERSION.len() - 2] = b'0';
+        }
         return Head::Whole;
     }
-    let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Head::Partial };
-    let status = bytes.get(VERSION.len()..VERSION.len() + 3).unwrap_or_default();
-    if status.first() == Some(&b'1') {
-        let rest = &mut bytes[end + 4..];
-        return if rest.is_empty() { Head::Interim } else { mend(rest) };
-    }
-    let bodyless = status == b"204" || status == b"304";
-    if !bodyless && !tells_length(&bytes[..end]) {
-        bytes[VERSION.len() - 2] = b'0';
-    }
-    Head::Whole
 }
 
 fn tells_length(head: &[u8]) -> bool {
@@ -168,6 +174,16 @@ mod tests {
             assert!(bytes.starts_with(begins.as_bytes()), "{text:?}");
             assert_eq!(bytes.len(), text.len());
         }
+    }
+
+    /// As many as fit; the stack does not grow with them.
+    #[test]
+    fn any_number_of_interim_heads_is_looked_over() {
+        let many = "HTTP/1.1 100\r\n\r\n".repeat(MAX_HEAD);
+        assert_eq!(mend(&mut many.clone().into_bytes()), Head::Interim);
+        let mut last = (many + "HTTP/1.1 200 OK\r\n\r\n").into_bytes();
+        assert_eq!(mend(&mut last), Head::Whole);
+        assert!(last.ends_with(b"HTTP/1.0 200 OK\r\n\r\n"));
     }
 
     #[actix_rt::test]

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
 use super::scan::Found;
@@ -39,7 +40,7 @@ pub struct MultipartScan {
     delimiter: Vec<u8>,
     state: State,
     /// Bytes that are not judged yet; the first of them stands at `at`.
-    rest: Vec<u8>,
+    rest: BytesMut,
     at: u64,
     /// The content of one of our fields.
     kept: Vec<u8>,
@@ -61,7 +62,7 @@ impl MultipartScan {
             boundary,
             state: State::Preamble,
             // The first boundary may begin the body: as if a line had ended before it.
-            rest: b"\r\n".to_vec(),
+            rest: BytesMut::from(&b"\r\n"[..]),
             at: 0,
             kept: Vec::new(),
             insert_at: 0,
@@ -104,7 +105,7 @@ impl MultipartScan {
 
     /// Forgets so many bytes of `rest`.
     fn drop_first(&mut self, count: usize) {
-        self.rest.drain(..count);
+        self.rest.advance(count);
         self.at += count as u64;
     }
 

@@ -19,9 +19,11 @@ use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use bytes::{BufMut, Bytes, BytesMut};
 use chat_proxy_actors::program_log::{Cursor, Follower, News, Step};
+use chat_proxy_core::ApiError;
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream};
 
+use super::super::listeners::Place;
 use super::super::state::AppState;
 use super::unreadable;
 use crate::life::Life;
@@ -40,7 +42,8 @@ const PIECE: usize = 64 << 10;
 const AROUND: usize = 72;
 
 /// The stream.
-pub(super) fn respond(follower: Follower, state: &AppState) -> HttpResponse {
+pub(super) fn respond(follower: Follower, state: &AppState) -> Result<HttpResponse, ApiError> {
+    let place = state.listeners.enter()?;
     let heartbeat = state.settings().server.heartbeat_ms.limit().unwrap_or(LONGEST_SILENCE);
     let tail = Tail {
         follower: Some(follower),
@@ -48,12 +51,13 @@ pub(super) fn respond(follower: Follower, state: &AppState) -> HttpResponse {
         heartbeat: heartbeat.min(LONGEST_SILENCE),
         spoke: Instant::now(),
         read: VecDeque::from([Bytes::from_static(HELLO)]),
+        _place: place,
     };
-    HttpResponse::Ok()
+    Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .insert_header(("x-accel-buffering", "no"))
-        .streaming(tail.events())
+        .streaming(tail.events()))
 }
 
 /// Somebody who follows a log.
@@ -66,6 +70,7 @@ struct Tail {
     spoke: Instant,
     /// The events of the last step that the client has not taken yet.
     read: VecDeque<Bytes>,
+    _place: Place,
 }
 
 impl Tail {
