@@ -24,6 +24,9 @@ Configuration: configs/chat_proxy.toml, or the file that CHAT_PROXY_CONFIG_FILE 
 CHAT_PROXY_* variables, which go before the file. `print-config` shows every value and where it
 came from. The log on stderr is filtered by RUST_LOG (default: info); log_format says how it looks.
 
+Signals: SIGTERM and SIGINT end it, a second one cuts what still runs; SIGHUP reads settings and
+registry again; SIGUSR2 hands over to a new binary, without a request lost.
+
 Exit codes: 0 good, 1 failed, 2 wrong usage, 78 bad configuration.";
 
 /// One OpenAI-compatible endpoint in front of local LLM engines.

@@ -1,7 +1,7 @@
 //! HTTPS on the daemon's own sockets (SPEC 10): the certificate, and who serves with it.
 //!
 //! Owns: the certificate in force ([`Tls`]), and what is wrong with newer files. Who reads the files
-//! is [`files`], who reads them again while we run is [`keeper`], who serves is [`server`]. Must never
+//! is [`files`], who reads them again while we run is [`keeper`], who serves is [`mod@server`]. Must never
 //! do: serve plain HTTP to somebody who asked for HTTPS, take a certificate without its key, or touch
 //! a connection that has had its handshake.
 

@@ -167,8 +167,9 @@ pub(super) fn prepare(
         ApiError::invalid("model", "`model` is missing")
             .hint("name a model (GET /v1/models lists them), or set default_model")
     })?;
-    // No name has control characters; JSON would let some of them through to whoever reads the log.
-    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    // Control characters that JSON does not escape would reach whoever reads the log.
+    let unescaped = |c: char| c >= '\u{7f}' && c.is_control();
+    let plain = |c: char| if unescaped(c) { char::REPLACEMENT_CHARACTER } else { c };
     transcript.record().model_requested = Some(name.chars().take(200).map(plain).collect());
     let who = asker(shared, meta, &request, name);
     transcript.record().class = who.class;

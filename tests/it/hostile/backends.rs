@@ -233,10 +233,12 @@ fn answers_that_come_before_their_request_are_nobodys() {
         "backend_config": {"base_url": format!("http://{addr}/v1")}});
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let _ = stream
-                .write_all(format!("{OK}content-length: 14\r\n\r\n{{\"choices\":[]}}").as_bytes());
-            let _ = stream.shutdown(Shutdown::Write);
-            let _ = stream.read_to_end(&mut Vec::new());
+            thread::spawn(move || {
+                let answer = format!("{OK}content-length: 14\r\n\r\n{{\"choices\":[]}}");
+                let _ = stream.write_all(answer.as_bytes());
+                let _ = stream.shutdown(Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
         }
     });
     let upstream = super::backend();

@@ -1,5 +1,7 @@
 //! Where one request ends and the next begins: nobody can hide one in another.
 
+use std::time::{Duration, Instant};
+
 use super::{Siege, at_once, backend, hasty, statuses, talk};
 use crate::support::vllm;
 
@@ -154,6 +156,39 @@ fn a_trailer_without_an_end_is_given_up() {
     siege.attack(|| {
         let said = talk(daemon.addr(), &bytes);
         assert!(matches!(statuses(&said)[..], [] | [400]), "{said}");
+    });
+    siege.lift();
+}
+
+/// Refused before anybody looks at the body, which never ends: the connection is not kept for it.
+#[test]
+fn the_rest_of_a_refused_body_is_not_waited_for() {
+    let upstream = backend();
+    let daemon = hasty(&upstream).set("limits", "max_body_bytes", 2000).start();
+    let siege = Siege::lay(&daemon);
+    let long = "x".repeat(3000);
+    let cases = [
+        ("POST /v1/nope", "transfer-encoding: chunked", "5\r\nhel", 404),
+        ("DELETE /v1/models", "transfer-encoding: chunked", "5\r\nhel", 405),
+        ("GET /v1/healthz", "transfer-encoding: chunked", "5\r\nhel", 200),
+        ("POST /v1/completions", "origin: null\r\ntransfer-encoding: chunked", "5\r\nhel", 403),
+        (
+            "POST /v1/chat/completions",
+            "transfer-encoding: chunked",
+            &format!("bb8\r\n{long}\r\n5"),
+            413,
+        ),
+        ("POST /v1/chat/completions", "content-length: 1000000", &long, 413),
+        ("POST /v1/nope", "content-length: 1000000", &long, 404),
+    ];
+    siege.attack(|| {
+        at_once(&cases, |(line, headers, body, wanted)| {
+            let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n\r\n");
+            let begun = Instant::now();
+            let said = talk(daemon.addr(), format!("{head}{body}").as_bytes());
+            assert_eq!(statuses(&said), [*wanted], "{line}: {said}");
+            assert!(begun.elapsed() < Duration::from_secs(8), "{line}: {:?}", begun.elapsed());
+        });
     });
     siege.lift();
 }
