@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use chat_proxy_actors::process::descriptors;
 use clap::{Parser, Subcommand};
 
 use crate::terminal::say;
@@ -123,6 +124,7 @@ fn is_called(name: &str) -> bool {
 
 fn serve_program() -> ExitCode {
     handover::remember();
+    let descriptors = descriptors::raise();
     let source = match settings::source() {
         Ok(source) => source,
         Err(problems) => {
@@ -134,6 +136,9 @@ fn serve_program() -> ExitCode {
     let logging = logging::start(&loaded.settings.logging.log_format, "info,notify=error");
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Err(error) = descriptors {
+        tracing::warn!(%error, "the limit of descriptors cannot be raised");
     }
     let outcome = actix_rt::System::new().block_on(serve::run(source, serve::signals));
     let lost = logging::dropped();

@@ -9,6 +9,7 @@
 pub mod brief;
 pub mod cgroup;
 pub mod children;
+pub mod descriptors;
 mod handle;
 pub mod identity;
 pub mod inherit;
