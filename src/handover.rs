@@ -31,6 +31,9 @@ const MANAGED: &str = ":managed";
 
 /// A successor has its settings, profiles and GPUs looked at within this, and serves within this.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A predecessor finishes its streams, however long they take; one that takes longer than this hangs, or has
+/// listeners that never end. Both sides keep to it.
+pub(crate) const STREAMS: Duration = Duration::from_secs(3600);
 /// The predecessor has a stop under way ended before it lets go.
 const RELEASE: Duration = Duration::from_secs(120);
 

@@ -32,7 +32,9 @@ enum Format {
 }
 
 /// Held while the log is written; what waits is written when it is dropped, or given up after a second.
-pub(crate) struct Logging(#[allow(dead_code)] WorkerGuard);
+pub(crate) struct Logging {
+    _guard: WorkerGuard,
+}
 
 /// Lines that nobody took in time, so far.
 pub(crate) fn dropped() -> u64 {
@@ -60,7 +62,7 @@ pub(crate) fn start(wanted: &str, default: &str) -> Logging {
     if let Some(error) = wrong {
         tracing::warn!(%error, "RUST_LOG is not understood and does not count");
     }
-    Logging(guard)
+    Logging { _guard: guard }
 }
 
 type Builder = SubscriberBuilder<DefaultFields, TextFormat, EnvFilter, NonBlocking>;

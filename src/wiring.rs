@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, Arbiter};
 use chat_proxy_actors::autostart::{AutostartActor, AutostartParts, Switch};
@@ -38,6 +37,7 @@ use chat_proxy_core::registry::Placement;
 use chat_proxy_core::{ApiError, Code};
 use tokio::sync::mpsc;
 
+use crate::handover;
 use crate::live::{LiveSettings, Reached};
 use crate::serve::ServeError;
 use crate::settings::{self, Source};
@@ -204,10 +204,6 @@ fn arbiter(house: &House) -> ArbiterParts {
     }
 }
 
-/// A process that this one replaces finishes its streams, however long they take; one that takes longer than
-/// this hangs.
-const OTHERS: Duration = Duration::from_secs(3600);
-
 fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
     // Generations of one daemon lie behind all those of earlier ones.
     let newest = Generation(milliseconds(clock::unix_seconds()));
@@ -221,7 +217,7 @@ fn permits(settings: &Settings) -> Result<Arc<PermitLedger>, ServeError> {
     })?;
     let ledger = PermitLedger::with_streams(newest, streams);
     let waiting = ledger.clone();
-    actix_rt::spawn(async move { waiting.outlive_others(OTHERS).await });
+    actix_rt::spawn(async move { waiting.outlive_others(handover::STREAMS).await });
     Ok(ledger)
 }
 

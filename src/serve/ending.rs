@@ -14,7 +14,7 @@ use chat_proxy_actors::vllm_supervisor::messages::{Ended, Hurry, ShutDown};
 use tokio::sync::mpsc;
 
 use super::{CUT_GRACE, Daemon, FLUSH_GRACE, LOOK, Order, STOP_GRACE, ServeError, second_stop};
-use crate::handover::Successor;
+use crate::handover::{STREAMS, Successor};
 use crate::systemd;
 
 /// Connections of clients that ask nothing stay open for so long after a handover.
@@ -106,6 +106,9 @@ impl Daemon {
             () = self.life.idle() => self.linger().await,
             () = second_stop(orders) => {
                 tracing::warn!(running = self.life.running(), "told to end: cutting requests");
+            }
+            () = tokio::time::sleep(STREAMS) => {
+                tracing::warn!(running = self.life.running(), "some never end: cutting requests");
             }
         }
         self.stop_serving().await;

@@ -31,6 +31,8 @@ pub(super) const KINDS: [(&str, Ask1); 8] = [
 #[derive(Default)]
 pub(super) struct Counts {
     sent: AtomicUsize,
+    /// Left at once: such a request has arrived, or is none.
+    perhaps: AtomicUsize,
     by_status: Mutex<BTreeMap<String, usize>>,
     lost: Mutex<Vec<String>>,
 }
@@ -39,6 +41,11 @@ impl Counts {
     /// Requests for a model.
     pub(super) fn sent(&self) -> usize {
         self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Requests of which nobody knows whether they arrived.
+    pub(super) fn perhaps(&self) -> usize {
+        self.perhaps.load(Ordering::SeqCst)
     }
 
     /// Those that were not answered, and not left.
@@ -133,8 +140,7 @@ fn leaves(soak: &Soak, dice: &mut Dice) {
         // Broken before it could be left, perhaps.
         let _ = client.piece();
     } else {
-        // Not before it has arrived: such a request is none.
-        thread::sleep(Duration::from_millis(50));
+        soak.counts.perhaps.fetch_add(1, Ordering::SeqCst);
     }
     soak.counts.ended("left");
     drop(client);
