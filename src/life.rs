@@ -16,6 +16,8 @@ pub(crate) struct Life {
     draining: AtomicBool,
     handed_over: AtomicBool,
     successor: OnceLock<SocketAddr>,
+    /// The successor does not serve after all.
+    bereft: CancellationToken,
     connections: AtomicUsize,
     running: AtomicUsize,
     changed: Notify,
@@ -41,6 +43,7 @@ impl Life {
             draining: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             successor: OnceLock::new(),
+            bereft: CancellationToken::new(),
             connections: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -71,7 +74,17 @@ impl Life {
 
     /// Who takes requests that still come to us.
     pub(crate) fn successor(&self) -> Option<SocketAddr> {
-        self.successor.get().copied()
+        self.successor.get().copied().filter(|_| !self.bereft.is_cancelled())
+    }
+
+    /// The successor does not serve: nobody is sent there any more.
+    pub(crate) fn lose_successor(&self) {
+        self.bereft.cancel();
+    }
+
+    /// Waits for [`Life::lose_successor`].
+    pub(crate) async fn until_bereft(&self) {
+        self.bereft.cancelled().await;
     }
 
     /// Whether a successor takes requests.

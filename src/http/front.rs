@@ -77,9 +77,12 @@ async fn answered<B: MessageBody + 'static>(
     if let Some(life) = &life
         && let Some(successor) = life.successor()
     {
-        let running = life.enter();
-        let mut response = successor::answer(request, successor, &request_id, running).await;
+        let mut response = successor::answer(request, successor, &request_id, life).await;
         to_the_successor(&mut response);
+        // The successor says the same one; where we answer for it, nobody has yet.
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
         return Ok(response);
     }
     let passed = admit(&request);

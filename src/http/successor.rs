@@ -7,6 +7,7 @@
 //! Owns: passing on, unseen. Must never do: judge a request; the successor does.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::{BodyStream, BoxBody, SizedStream};
@@ -17,7 +18,7 @@ use chat_proxy_core::{ApiError, Code};
 use futures_util::TryStreamExt;
 
 use super::error;
-use crate::life::Running;
+use crate::life::{Life, Running};
 
 /// A successor that serves takes a connection at once.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -30,15 +31,19 @@ const OF_A_CONNECTION: [HeaderName; 5] = [
     header::TE,
 ];
 
-/// Has the successor answer. `running`: held until that is done.
+/// Has the successor answer; that counts as a running request.
 pub(super) async fn answer(
     request: ServiceRequest,
     successor: SocketAddr,
     request_id: &str,
-    running: Running,
+    life: &Arc<Life>,
 ) -> ServiceResponse<BoxBody> {
     let (request, payload) = request.into_parts();
-    let answered = pass_on(&request, payload, successor, request_id, running).await;
+    let answered = tokio::select! {
+        answered = pass_on(&request, payload, successor, request_id, life.enter()) => answered,
+        // Its socket takes connections all the same, for nobody.
+        () = life.until_bereft() => Err("it does not serve".to_owned()),
+    };
     let response = answered.unwrap_or_else(|why| {
         tracing::warn!(why, "a request could not be passed on to the new daemon");
         let message = "the proxy hands over to a new one, which did not answer";

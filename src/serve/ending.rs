@@ -98,6 +98,7 @@ impl Daemon {
                 tracing::info!(pid, "the new daemon serves");
             }
             Err(error) => {
+                self.life.lose_successor();
                 tracing::error!(%error, pid, "the new daemon took over and does not serve");
             }
         }

@@ -182,6 +182,41 @@ fn a_new_daemon_that_cannot_start_changes_nothing() {
     assert_eq!(managed.it.starts(), ["tiny-a"]);
 }
 
+/// It says that it is prepared, and is gone when everything is its own: the worst moment.
+#[test]
+fn a_new_daemon_that_dies_while_it_takes_over_costs_a_restart_and_no_stream() {
+    let engines = Engines::two();
+    let link = linked(engines.setup());
+    let mut it = engines.called(&link).start();
+    it.assert_answers("tiny-a");
+    let mut stream = it.stream("tiny-a", 300);
+    let mut idle = Client::connect(it.daemon.addr());
+    let ask = Ask::get("/v1/models").bytes(it.daemon.addr());
+    idle.send(&ask);
+    assert_eq!(idle.reply().status(), 200);
+    fs::remove_file(&link).unwrap();
+    let script = "#!/bin/sh\nn=${IMAGEWORKS_HANDOVER%%:*}\n\
+        eval \"printf p >&$n; head -c 1 <&$n >/dev/null\"\nsleep 1\nexit 1\n";
+    fs::write(&link, script).unwrap();
+    fs::set_permissions(&link, fs::Permissions::from_mode(0o755)).unwrap();
+    kill(it.daemon.main(), Signal::SIGUSR2).unwrap();
+    eventually("it hands over", BOUND, || {
+        it.daemon.stderr().contains("handing over").then_some(())
+    });
+    // To a socket that takes connections, for nobody.
+    idle.send(&ask);
+    let reply = idle.reply();
+    reply.error(503, "err_draining");
+    assert_eq!(reply.head.get("retry-after"), Some("0"));
+    assert_eq!(stream.rest().1, End::Whole);
+    drop((stream, idle));
+    assert_eq!(it.daemon.wait_exit(BOUND).code(), Some(1));
+    // Whoever starts it again finds the engine where it was.
+    it.daemon.restart();
+    it.assert_answers("tiny-a");
+    assert_eq!(it.starts(), ["tiny-a"]);
+}
+
 /// What clients saw.
 #[derive(Default, Debug)]
 struct Seen {
