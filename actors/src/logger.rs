@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use actix::{Actor, Context, Handler, Message};
+use actix::{Actor, AsyncContext, Context, Handler, Message};
 use chat_proxy_core::telemetry::record::Record;
 
 use crate::guard::Guard;
@@ -24,6 +24,13 @@ use file::LogFile;
 
 /// Records that may wait for the disk, in bytes; beyond it they are dropped and counted.
 const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// Records of this weight together are written with one call.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// While records come, the writer looks for them this often. As many are lost, at most, when the
+/// daemon is killed.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where and how to write.
 #[derive(Debug, Clone)]
@@ -53,8 +60,8 @@ struct Shared {
     /// Records that are not written yet, and what they take: the one that is being written too.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
-    /// The last waking found nobody.
-    unheard: AtomicBool,
+    /// The writer will look at the queue by itself: nobody needs to wake it.
+    looks: AtomicBool,
     /// Records are dropped because too many wait, which has been said.
     behind: AtomicBool,
     figures: LogFigures,
@@ -63,6 +70,7 @@ struct Shared {
 /// A record that is to be written.
 struct Waiting {
     record: Box<Record>,
+    ended: SystemTime,
     bytes: usize,
 }
 
@@ -81,7 +89,7 @@ impl LogHandle {
             queue: Mutex::default(),
             waiting: AtomicUsize::default(),
             waiting_bytes: AtomicUsize::default(),
-            unheard: AtomicBool::default(),
+            looks: AtomicBool::default(),
             behind: AtomicBool::default(),
             figures,
         });
@@ -94,19 +102,17 @@ impl LogHandle {
     }
 
     /// Hands a record to the writer; never waits for the disk.
-    pub fn write(&self, record: Record) {
+    pub fn write(&self, record: Box<Record>) {
         let bytes = record.weight();
         if !self.shared.takes(bytes) {
             return;
         }
-        let mut queue = self.shared.queue();
-        queue.push_back(Waiting { record: Box::new(record), bytes });
-        let first = queue.len() == 1;
-        drop(queue);
-        // Who finds others waiting knows that the writer has been woken, unless nobody was there.
-        // A writer's successor looks at the queue first, but before it can be found.
-        if first || self.shared.unheard.load(Ordering::Relaxed) {
-            self.shared.unheard.store(self.wake.tell(Wake).is_err(), Ordering::Relaxed);
+        self.shared.queue().push_back(Waiting { record, ended: SystemTime::now(), bytes });
+        // To wake another thread costs more than all else that is done here: once for all records of
+        // a while (see `LoggerActor::look`). Where nobody is there, the next record tries again; a
+        // writer's successor looks at the queue first, but before it can be found.
+        if !self.shared.looks.swap(true, Ordering::SeqCst) && self.wake.tell(Wake).is_err() {
+            self.shared.looks.store(false, Ordering::SeqCst);
         }
     }
 
@@ -150,8 +156,20 @@ impl Shared {
         false
     }
 
-    fn taken(&self, bytes: usize) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    /// The next records to be written together.
+    fn batch(&self) -> Vec<Waiting> {
+        let mut queue = self.queue();
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            bytes += waiting.bytes;
+            bytes <= BATCH_BYTES
+        };
+        let count = queue.iter().take_while(fits).count().max(1).min(queue.len());
+        queue.drain(..count).collect()
+    }
+
+    fn taken(&self, count: usize, bytes: usize) {
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.figures.waiting_bytes.sub(signed(bytes));
     }
@@ -193,32 +211,80 @@ pub struct LoggerActor {
 }
 
 impl LoggerActor {
-    /// Writes what waits.
-    fn drain(&mut self) {
+    /// Writes what waits, and looks again a little later, until nothing has come meanwhile: the first
+    /// record is written at once, and under load the others share their wakings.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        self.shared.looks.store(true, Ordering::SeqCst);
+        if !self.drain() {
+            self.shared.looks.store(false, Ordering::SeqCst);
+            // One that came before this was said has woken nobody.
+            if !self.drain() {
+                return;
+            }
+            self.shared.looks.store(true, Ordering::SeqCst);
+        }
+        ctx.run_later(LOOK, Self::look);
+    }
+
+    /// Writes what waits; whether there was anything.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
         loop {
-            let next = self.shared.queue().pop_front();
-            let Some(Waiting { mut record, bytes }) = next else { break };
-            self.write(&mut record);
-            // Not before it is written: what waits for the disk takes memory.
-            self.shared.taken(bytes);
+            let batch = self.shared.batch();
+            if batch.is_empty() {
+                break;
+            }
+            any = true;
+            let bytes = batch.iter().map(|waiting| waiting.bytes).sum();
+            let count = batch.len();
+            self.write(batch);
+            // Not before they are written: what waits for the disk takes memory.
+            self.shared.taken(count, bytes);
         }
         if self.shared.behind.swap(false, Ordering::Relaxed) {
             let dropped = self.shared.figures.dropped.get();
             tracing::info!(dropped, "the disk takes the request log again");
         }
+        any
     }
 
-    fn write(&mut self, record: &mut Record) {
-        match self.append(record) {
+    /// Writes records with one call, or, where that cannot be, one by one.
+    fn write(&mut self, batch: Vec<Waiting>) {
+        let (mut lines, mut text) = (Vec::with_capacity(batch.len()), Vec::new());
+        for Waiting { mut record, ended, .. } in batch {
+            record.ts = humantime::format_rfc3339_millis(ended).to_string();
+            let start = text.len();
+            match record.write_line(&mut text) {
+                Ok(()) => lines.push(start..text.len()),
+                Err(error) => {
+                    text.truncate(start);
+                    self.wrote(Err(error.into()), 1);
+                }
+            }
+        }
+        let at_once = lines.len() > 1
+            && matches!(self.append(|file, set| file.append_all(&text, set)), Ok(true));
+        if at_once {
+            return self.wrote(Ok(()), lines.len() as u64);
+        }
+        for line in lines {
+            let written = self.append(|file, settings| file.append(&text[line], settings));
+            self.wrote(written, 1);
+        }
+    }
+
+    /// Counts, and says what has changed.
+    fn wrote(&mut self, written: io::Result<()>, lines: u64) {
+        match written {
             Ok(()) => {
-                self.shared.figures.written.inc();
+                self.shared.figures.written.inc_by(lines);
                 if std::mem::take(&mut self.failing) {
                     let dropped = self.shared.figures.dropped.get();
                     tracing::info!(dropped, "the request log is written again");
                 }
             }
             Err(error) => {
-                self.shared.figures.dropped.inc();
+                self.shared.figures.dropped.inc_by(lines);
                 if !std::mem::replace(&mut self.failing, true) {
                     let path = self.shared.settings.load().path.display().to_string();
                     tracing::error!(%error, path, "the request log cannot be written; requests go on without it");
@@ -227,18 +293,19 @@ impl LoggerActor {
         }
     }
 
-    fn append(&mut self, record: &mut Record) -> io::Result<()> {
-        record.ts = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let line = record.to_line()?;
+    fn append<T>(
+        &mut self,
+        write: impl FnOnce(&mut LogFile, &LogSettings) -> io::Result<T>,
+    ) -> io::Result<T> {
         let settings = self.shared.settings.load();
         let mut file = match self.file.take() {
             Some(file) => file,
             None => LogFile::open(&settings.path)?,
         };
         // After a failure it is opened anew, which mends its end.
-        file.append(&line, &settings)?;
+        let written = write(&mut file, &settings)?;
         self.file = Some(file);
-        Ok(())
+        Ok(written)
     }
 
     fn report(&self) -> FlushReport {
@@ -250,17 +317,17 @@ impl LoggerActor {
 impl Actor for LoggerActor {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, ctx: &mut Self::Context) {
         // A predecessor that died may have left something.
-        self.drain();
+        self.look(ctx);
     }
 }
 
 impl Handler<Wake> for LoggerActor {
     type Result = ();
 
-    fn handle(&mut self, _: Wake, _: &mut Self::Context) {
-        self.drain();
+    fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
+        self.look(ctx);
     }
 }
 

@@ -30,7 +30,8 @@ pub struct Audience {
 
 /// The story so far.
 pub struct Transcript {
-    record: Record,
+    /// Boxed: it is handed on several times, to the log at last.
+    record: Box<Record>,
     arrived: Instant,
     audience: Audience,
     pricing: Option<Pricing>,
@@ -45,7 +46,7 @@ impl Transcript {
     /// Begins the story of a request that has just arrived.
     pub fn begin(audience: Audience, request_id: String, client: String, endpoint: &str) -> Self {
         let endpoint = endpoint.to_owned();
-        let record = Record { request_id, client, endpoint, ..Record::default() };
+        let record = Box::new(Record { request_id, client, endpoint, ..Record::default() });
         let keeps_prompts = audience.log.keeps_prompts();
         let arrived = Instant::now();
         let (pricing, settled, asked) = (None, false, None);
@@ -64,7 +65,7 @@ impl Transcript {
 
     /// The request is at its backend until this is dropped.
     pub fn at_backend(&self) -> InFlight {
-        let Record { model_logical, backend, .. } = &self.record;
+        let Record { model_logical, backend, .. } = &*self.record;
         self.audience.metrics.at_backend(model_logical.as_deref(), backend.as_deref())
     }
 
@@ -198,7 +199,7 @@ impl Transcript {
     /// One line in the daemon's own log, in the request's span: what failed is seen there, what went
     /// well only by who looks closely, for the request log has it.
     fn say(&self) {
-        let Record { model_logical, status, error, duration_ms, ttft_ms, .. } = &self.record;
+        let Record { model_logical, status, error, duration_ms, ttft_ms, .. } = &*self.record;
         let model = model_logical.as_deref();
         let Some(RecordError { code, message: error }) = error else {
             return tracing::debug!(model, status, duration_ms, ttft_ms, "request ended");

@@ -43,25 +43,47 @@ impl LogFile {
         Ok(log)
     }
 
+    /// Writes several lines at once, or answers that they have to be written one by one: they do not
+    /// all fit, or this is no file that could be shortened again. An error: nothing was written.
+    pub(super) fn append_all(&mut self, lines: &[u8], settings: &LogSettings) -> io::Result<bool> {
+        if !self.regular {
+            return Ok(false);
+        }
+        let size = self.size(settings)?;
+        let fits = size + lines.len() as u64 <= settings.max_bytes;
+        if fits {
+            self.put(lines, size)?;
+        }
+        Ok(fits)
+    }
+
     /// Writes a line, into a new file if this one is full. An error: nothing of it was written.
     pub(super) fn append(&mut self, line: &[u8], settings: &LogSettings) -> io::Result<()> {
         if !self.regular {
             return self.file.write_all(line);
         }
-        let mut size = match std::fs::metadata(&settings.path) {
-            Ok(meta) if meta.ino() == self.inode => meta.len(),
-            // Somebody moved or removed it: a new one takes its place.
-            _ => self.reopen(&settings.path)?,
-        };
+        let mut size = self.size(settings)?;
         if size > 0 && size + line.len() as u64 > settings.max_bytes {
             size = self.rotate(settings, size)?;
         }
-        let written = self.file.write_all(line);
+        self.put(line, size)
+    }
+
+    fn put(&mut self, lines: &[u8], size: u64) -> io::Result<()> {
+        let written = self.file.write_all(lines);
         if written.is_err() {
             // What a full disk took of it goes; if it cannot, then when the file is opened next.
             self.file.set_len(size)?;
         }
         written
+    }
+
+    fn size(&mut self, settings: &LogSettings) -> io::Result<u64> {
+        match std::fs::metadata(&settings.path) {
+            Ok(meta) if meta.ino() == self.inode => Ok(meta.len()),
+            // Somebody moved or removed it: a new one takes its place.
+            _ => self.reopen(&settings.path),
+        }
     }
 
     fn reopen(&mut self, path: &Path) -> io::Result<u64> {

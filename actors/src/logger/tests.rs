@@ -39,8 +39,8 @@ fn settings(dir: &Path, max_bytes: u64, max_files: u32) -> LogSettings {
     LogSettings { path: dir.join("log/x.jsonl"), max_bytes, max_files, log_prompts: false }
 }
 
-fn record(id: usize) -> Record {
-    Record { request_id: format!("r{id}"), ..Record::default() }
+fn record(id: usize) -> Box<Record> {
+    Box::new(Record { request_id: format!("r{id}"), ..Record::default() })
 }
 
 fn ids(path: &Path) -> Vec<String> {

@@ -93,11 +93,11 @@ impl Record {
         BASE_WEIGHT + messages + self.response.as_ref().map_or(0, Answer::bytes)
     }
 
-    /// The record as one line with its line end.
-    pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        Ok(line)
+    /// Adds the record as one line with its line end. An error: what was added of it is no line.
+    pub fn write_line(&self, lines: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(&mut *lines, self)?;
+        lines.push(b'\n');
+        Ok(())
     }
 }
 
@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_of_json_with_the_names_of_the_specification() {
-        let line = Record { client: "a\nb".into(), ..Record::default() }.to_line().unwrap();
+        let mut line = Vec::new();
+        Record { client: "a\nb".into(), ..Record::default() }.write_line(&mut line).unwrap();
         assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
         let value: Value = serde_json::from_slice(&line).unwrap();
         let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
