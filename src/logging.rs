@@ -4,6 +4,7 @@
 //! that is stopped, a pipe that nobody reads and a journal that hangs cost lines, which are counted.
 
 mod journal;
+mod json;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -14,6 +15,7 @@ use tracing_subscriber::fmt::SubscriberBuilder;
 use tracing_subscriber::fmt::format::{DefaultFields, Format as TextFormat};
 
 use journal::{Journal, JournalFields, JournalFormat};
+use json::JsonSpanFields;
 
 /// So many lines may wait for whoever reads them; a line has some 200 bytes.
 const MOST_WAITING: usize = 16_384;
@@ -70,7 +72,10 @@ type Builder = SubscriberBuilder<DefaultFields, TextFormat, EnvFilter, NonBlocki
 fn install(format: Format, builder: Builder) {
     match format {
         Format::Human => builder.with_target(false).with_ansi(io::stderr().is_terminal()).init(),
-        Format::Json => builder.json().with_span_list(false).with_ansi(false).init(),
+        Format::Json => {
+            let builder = builder.json().with_span_list(false).with_ansi(false);
+            builder.fmt_fields(JsonSpanFields).init();
+        }
         Format::Journald => {
             builder.with_ansi(false).fmt_fields(JournalFields).event_format(JournalFormat).init();
         }

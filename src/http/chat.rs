@@ -20,7 +20,7 @@ use send_wrapper::SendWrapper;
 use tokio::sync::oneshot;
 
 use super::body::NoBody;
-use super::front::{Identity, trace_id};
+use super::front::{Identity, TRACEPARENT, trace_id};
 use super::state::AppState;
 use super::stream::{self, StreamBody, WholeBody};
 use super::{body, error};
@@ -141,22 +141,22 @@ impl Arrival {
 const MAX_PASSED_ON: usize = 512;
 
 fn meta(request: &HttpRequest, identity: &Identity, class: Option<Class>) -> RequestMeta {
-    let text = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let text = |name: HeaderName| request.headers().get(name)?.to_str().ok().map(str::to_owned);
     // What is passed on must leave the backend's own limit of a head to us.
-    let short = |name: &str| text(name).filter(|value| value.len() <= MAX_PASSED_ON);
+    let short = |name: HeaderName| text(name).filter(|value| value.len() <= MAX_PASSED_ON);
     RequestMeta {
         request_id: identity.request_id.clone(),
         who: Asker {
             client: ClientId::named(&identity.client),
-            pass: text("x-gpu-lease-token").as_deref().map(LeaseToken::from),
+            pass: text(LEASE_TOKEN).as_deref().map(LeaseToken::from),
             ..Asker::default()
         },
         class,
         upstream_id: identity.upstream_id.clone(),
-        user_agent: short("user-agent"),
-        traceparent: short("traceparent").filter(|_| trace_id(request.headers()).is_some()),
+        user_agent: short(header::USER_AGENT),
+        traceparent: short(TRACEPARENT).filter(|_| trace_id(request.headers()).is_some()),
         // Somebody tries whether the model sees, whatever its entry says.
-        probes_vision: text("x-imageworks-probe").is_some_and(|what| what == "vision"),
+        probes_vision: text(PROBE).is_some_and(|what| what == "vision"),
     }
 }
 
@@ -166,7 +166,7 @@ fn class(headers: &HeaderMap, rules: &ClassRules) -> Result<Option<Class>, ApiEr
         let word = String::from_utf8_lossy(value.as_bytes());
         return Class::from_word(&word).map(Some).ok_or_else(|| {
             let shown: String = word.chars().take(100).collect();
-            ApiError::invalid(CLASS, format!("{CLASS} {shown:?} is no class"))
+            ApiError::invalid(CLASS.as_str(), format!("{CLASS} {shown:?} is no class"))
                 .hint("send interactive or background, or leave the header out")
         });
     }
@@ -178,7 +178,11 @@ fn class(headers: &HeaderMap, rules: &ClassRules) -> Result<Option<Class>, ApiEr
 }
 
 /// The header by which a request says its class.
-const CLASS: &str = "x-request-class";
+const CLASS: HeaderName = HeaderName::from_static("x-request-class");
+/// The header that lets a request pass a lease of the GPU.
+const LEASE_TOKEN: HeaderName = HeaderName::from_static("x-gpu-lease-token");
+/// The header of our own tools that try what a model can do.
+const PROBE: HeaderName = HeaderName::from_static("x-imageworks-probe");
 
 fn whole(answer: WholeAnswer, running: Running) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -208,15 +212,18 @@ fn streamed(answer: StreamAnswer, dialect: Dialect, running: Running) -> HttpRes
     builder.body(StreamBody::new(answer.frames, dialect, running))
 }
 
+const MODEL: HeaderName = HeaderName::from_static("x-imageworks-model");
+const POLICY: HeaderName = HeaderName::from_static("x-imageworks-policy");
+
 /// Names may hold any character; those that no header can carry go without it.
 fn label(builder: &mut HttpResponseBuilder, labels: &Labels) {
-    let mut say = |name: &'static str, text: &str| {
+    let mut say = |name: HeaderName, text: &str| {
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
-            builder.insert_header((HeaderName::from_static(name), value));
+            builder.insert_header((name, value));
         }
     };
-    say("x-imageworks-model", &labels.model);
+    say(MODEL, &labels.model);
     if let Some(policy) = &labels.policy {
-        say("x-imageworks-policy", policy);
+        say(POLICY, policy);
     }
 }

@@ -20,6 +20,8 @@ use super::successor;
 use super::unread::Reader;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest request id that is taken from a client.
 const MAX_ID: usize = 128;
 
@@ -206,7 +208,7 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key, x-request
 
 /// The id of the trace that a request belongs to (W3C Trace Context, `traceparent`).
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let sent = headers.get("traceparent")?.to_str().ok()?;
+    let sent = headers.get(TRACEPARENT)?.to_str().ok()?;
     let id = sent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }

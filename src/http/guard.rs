@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, Uri};
 use chat_proxy_core::config::{ApiKey, KeySecret, Right, Settings};
 use chat_proxy_core::{ApiError, Code};
@@ -14,6 +14,8 @@ use subtle::ConstantTimeEq;
 
 /// Endings of names that only a local network gives out.
 const LOCAL_SUFFIXES: [&str; 5] = [".localhost", ".local", ".internal", ".lan", ".home.arpa"];
+/// What browsers say of the page that asks.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Answered without a key.
 const OPEN_PATHS: [&str; 3] = ["/v1/healthz", "/v1/health", "/v1/readyz"];
 
@@ -138,7 +140,7 @@ impl Guard {
             )
             .hint("add the origin to [security] cors_origins if they should"));
         }
-        if headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site") {
+        if headers.get(FETCH_SITE).is_some_and(|site| site.as_bytes() == b"cross-site") {
             return Err(ApiError::new(
                 Code::Forbidden,
                 "another web site's page may not call this proxy",
@@ -240,7 +242,6 @@ fn is_ip(name: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use actix_web::http::header::HeaderName;
     use chat_proxy_core::config::{Input, load};
 
     fn guard(toml: &str) -> Guard {
