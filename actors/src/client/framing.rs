@@ -39,7 +39,28 @@ impl Framed {
         self.held.advance(length);
     }
 
-    /// Reads until the head is whole; then it can be given out.
+    /// Reads where the reader wants it. A head nearly always comes whole in its first piece: then it
+    /// is looked at where it lies.
+    fn poll_first(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, out))?;
+        let came = &mut out.filled_mut()[before..];
+        let ended = came.is_empty();
+        match mend(came) {
+            Head::Partial if !ended => {
+                self.held.extend_from_slice(came);
+                out.set_filled(before);
+                self.poll_head(cx)
+            }
+            Head::Interim => Poll::Ready(Ok(())),
+            Head::Whole | Head::Partial => {
+                self.awaits_head = false;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Reads on until the head is whole; then it can be given out.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut space = [0; 8 << 10];
@@ -109,9 +130,12 @@ impl AsyncRead for Framed {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.awaits_head {
-            ready!(self.poll_head(cx))?;
-        }
-        if self.held.is_empty() {
+            if self.held.is_empty() {
+                ready!(self.poll_first(cx, out))?;
+            } else {
+                ready!(self.poll_head(cx))?;
+            }
+        } else if self.held.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, out);
         }
         self.give(out);

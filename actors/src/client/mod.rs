@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use actix_service::Service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection, ConnectorService};
-use awc::http::Uri;
-use awc::{Client, Connector};
+use awc::error::FreezeRequestError;
+use awc::http::{Uri, header};
+use awc::{Client, Connector, FrozenClientRequest};
 use chat_proxy_core::registry::Endpoint;
 use chat_proxy_core::{ApiError, Code};
 use rustls::{ClientConfig, RootCertStore};
@@ -57,14 +58,90 @@ impl Trust {
 
 /// The thread's clients.
 pub(crate) struct Clients {
-    by_trust: RefCell<HashMap<Trust, Client>>,
+    by_trust: RefCell<HashMap<Trust, Known>>,
     last_use: Cell<Instant>,
 }
+
+/// A client, and what is sent by it often, ready but for what differs from request to request: to put
+/// a head together takes longer than to send it.
+struct Known {
+    client: Client,
+    prepared: HashMap<Box<str>, Prepared>,
+}
+
+/// The two heads of requests to one address.
+#[derive(Clone)]
+struct Prepared {
+    stream: FrozenClientRequest,
+    whole: FrozenClientRequest,
+}
+
+/// Addresses whose heads are kept; there are some for each entry of a registry.
+const MOST_PREPARED: usize = 1024;
 
 impl Default for Clients {
     fn default() -> Self {
         Clients { by_trust: RefCell::default(), last_use: Cell::new(Instant::now()) }
     }
+}
+
+impl Known {
+    /// A head; `shows`: whose key goes with it.
+    fn head(
+        &self,
+        url: &str,
+        stream: bool,
+        shows: Option<&Endpoint>,
+    ) -> Result<FrozenClientRequest, PostError> {
+        let mut request = self.client.post(url).no_decompress();
+        let host = host_of(request.get_uri());
+        let accept = if stream { "text/event-stream" } else { "application/json" };
+        request = request
+            .insert_header((header::HOST, host))
+            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .insert_header((header::ACCEPT, accept))
+            .insert_header((header::ACCEPT_ENCODING, "identity"))
+            .insert_header((header::USER_AGENT, OUR_NAME));
+        if let Some(name) = shows.and_then(|endpoint| endpoint.api_key_env.as_deref()) {
+            request = request.bearer_auth(key_of(name)?);
+        } else if let Some(user) = shows.and_then(|endpoint| endpoint.userinfo.as_ref()) {
+            request = request.basic_auth(&user.user, &user.password);
+        }
+        Ok(request.freeze()?)
+    }
+
+    fn prepare(&mut self, url: &str) -> Result<&Prepared, PostError> {
+        let prepared =
+            Prepared { stream: self.head(url, true, None)?, whole: self.head(url, false, None)? };
+        if self.prepared.len() >= MOST_PREPARED {
+            self.prepared.clear();
+        }
+        Ok(self.prepared.entry(url.into()).or_insert(prepared))
+    }
+}
+
+/// As awc writes it.
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        None | Some(80 | 443) => host.to_owned(),
+        Some(port) => format!("{host}:{port}"),
+    }
+}
+
+const OUR_NAME: &str = concat!("imageworks-chat-proxy/", env!("CARGO_PKG_VERSION"));
+
+/// Why a backend cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PostError {
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The address, or a header, is none.
+    #[error("{0}")]
+    Head(#[from] FreezeRequestError),
+    /// There is no key for it.
+    #[error(transparent)]
+    Key(#[from] ApiError),
 }
 
 /// A CA file that cannot be used.
@@ -78,19 +155,48 @@ pub(crate) struct CaError {
 impl Clients {
     /// The client for a backend.
     pub(crate) fn get(&self, endpoint: &Endpoint) -> Result<Client, CaError> {
+        self.known(endpoint, |known| known.client.clone())
+    }
+
+    /// The head of a POST of JSON to one of a backend's addresses, for a stream or a whole answer; what is
+    /// added to it goes before what it has.
+    pub(crate) fn post(
+        &self,
+        endpoint: &Endpoint,
+        url: &str,
+        stream: bool,
+    ) -> Result<FrozenClientRequest, PostError> {
+        self.known(endpoint, |known| {
+            // Who shows a key may share the address with others who show another.
+            if endpoint.api_key_env.is_some() || endpoint.userinfo.is_some() {
+                return known.head(url, stream, Some(endpoint));
+            }
+            let prepared = match known.prepared.get(url) {
+                Some(prepared) => prepared,
+                None => known.prepare(url)?,
+            };
+            Ok(if stream { prepared.stream.clone() } else { prepared.whole.clone() })
+        })?
+    }
+
+    fn known<T>(
+        &self,
+        endpoint: &Endpoint,
+        look: impl FnOnce(&mut Known) -> T,
+    ) -> Result<T, CaError> {
         let trust = Trust::of(endpoint);
         self.last_use.set(Instant::now());
-        if let Some(client) = self.by_trust.borrow().get(&trust) {
-            return Ok(client.clone());
+        let mut clients = self.by_trust.borrow_mut();
+        if let Some(known) = clients.get_mut(&trust) {
+            return Ok(look(known));
         }
         let tls = match &trust {
             Trust::Plain => None,
             Trust::System => Some(system_tls()),
             Trust::File(path) => Some(Arc::new(tls_config(ca_roots(path)?))),
         };
-        let client = build(tls);
-        self.by_trust.borrow_mut().insert(trust, client.clone());
-        Ok(client)
+        let known = Known { client: build(tls), prepared: HashMap::new() };
+        Ok(look(clients.entry(trust).or_insert(known)))
     }
 
     /// Gives up all pools once nobody has used them for a while. awc looks at the age of an idle

@@ -123,5 +123,5 @@ pub(super) struct Unsent {
     pub(super) error: ApiError,
     /// The backend was not reached at all.
     pub(super) unreachable: bool,
-    pub(super) cargo: Cargo,
+    pub(super) cargo: Box<Cargo>,
 }

@@ -115,7 +115,9 @@ impl Request<'_> {
                 reply.refuse(refusal.error(&prepared.found.model), transcript);
                 None
             }
-            Entry::Waits(queued, came) => self.in_line(&queued, came, reply, transcript).await,
+            Entry::Waits(queued, came) => {
+                Box::pin(self.in_line(&queued, came, reply, transcript)).await
+            }
         }
     }
 

@@ -345,6 +345,8 @@ impl Handler<Forward> for ForwarderActor {
             self.shared = Rc::new(self.shared.with(settings));
         }
         let span = request.span.clone();
-        actix_rt::spawn(task::run(self.shared.clone(), request).instrument(span));
+        // Boxed: what is spawned is copied whole several times on its way into the runtime and out.
+        let story = Box::pin(task::run(self.shared.clone(), request));
+        actix_rt::spawn(story.instrument(span));
     }
 }

@@ -49,7 +49,7 @@ impl Request<'_> {
     pub(super) async fn at_ollama(
         &self,
         model: &Arc<OllamaModel>,
-        cargo: Cargo,
+        cargo: Box<Cargo>,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Moved> {
@@ -77,7 +77,7 @@ impl Request<'_> {
         model: &Arc<OllamaModel>,
         native: bool,
         may_return: bool,
-        cargo: Cargo,
+        cargo: Box<Cargo>,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Once> {
@@ -142,13 +142,12 @@ impl Request<'_> {
     async fn in_its_words(
         &self,
         model: &OllamaModel,
-        cargo: Cargo,
+        cargo: Box<Cargo>,
         mut reply: Reply,
         transcript: &mut Transcript,
-    ) -> Option<(Cargo, Reply)> {
-        let Cargo { request, share, as_it_came } = cargo;
-        let Outgoing::Chat(chat) = &request else {
-            return Some((Cargo { request, share, as_it_came }, reply));
+    ) -> Option<(Box<Cargo>, Reply)> {
+        let Outgoing::Chat(chat) = &cargo.request else {
+            return Some((cargo, reply));
         };
         let images = self.images(chat, &mut reply, transcript).await;
         let (images, mut reply) = patience::settled(images, reply, transcript)?;
@@ -157,8 +156,7 @@ impl Request<'_> {
         match translate(&chat.changed_body(), &pinned, &images) {
             Ok(native) => {
                 reply.label_more(native.losses.header());
-                let request = Outgoing::Native(native.body);
-                Some((Cargo { request, share, as_it_came }, reply))
+                Some((Box::new(Cargo { request: Outgoing::Native(native.body), ..*cargo }), reply))
             }
             Err(error) => {
                 reply.refuse(error, transcript);

@@ -25,7 +25,8 @@ pub(super) async fn wait<T>(
     transcript: &mut Transcript,
 ) -> Result<T, Interrupt> {
     let tell = || format!("position 0, {state}");
-    wait_telling(shared, stream, &tell, what, reply, transcript).await
+    // Boxed: who need not wait shall not carry the room for it.
+    Box::pin(wait_telling(shared, stream, &tell, what, reply, transcript)).await
 }
 
 /// What came of such a wait, and the way back to the client; `None`: the request has ended.

@@ -1,7 +1,9 @@
 //! A streamed request: from the dispatch to the last event.
 //!
 //! Owns: the loop that moves chunks through the chain (`core::chat::stream`) to the client, and
-//! every way in which it ends. Must never do: hold a chunk back, or end a cut answer cleanly.
+//! every way in which it ends. Must never do: hold a chunk back, or end a cut answer cleanly, or join chunks: each
+//! leaves as it came. But what has come together is handed on in one go, for to wake somebody for each
+//! costs more than the rest of its way.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -42,10 +44,16 @@ pub(super) enum Kind {
     Native,
 }
 
+/// Chunks that have come together are handed on in one go up to this size, in bytes: small enough that
+/// the first of them does not wait for the last.
+const TOGETHER: usize = 16 << 10;
+
 /// What the loop wakes for.
 enum Wake {
     Interrupt(Interrupt),
     Upstream(Event),
+    /// Chunks have come, and have gone through the chain.
+    Pushed(Result<Progress, Broken>),
     Due(Due),
 }
 
@@ -71,6 +79,8 @@ struct Pump<'a> {
     chain: Chain,
     transcript: &'a mut Transcript,
     out: Vec<Bytes>,
+    /// What came behind the chunks that were taken together.
+    next: Option<Event>,
     kept: Option<Kept>,
 }
 
@@ -122,6 +132,7 @@ pub(super) async fn run(
         kept: transcript.keeps_prompts().then(Kept::default),
         transcript,
         out: Vec::new(),
+        next: None,
     };
     let mut ending = pump.pump().await;
     // Not after a timeout: that pool serves other backends too, and none of it is broken.
@@ -144,7 +155,9 @@ pub(super) async fn run(
         let Returned { error, unreachable, cargo } = *returned;
         return Some(Unsent { reply: pump.reply, error, unreachable, cargo });
     }
-    pump.conclude(ending).await;
+    if let Some(upstream) = pump.conclude(ending) {
+        trail(upstream).await;
+    }
     None
 }
 
@@ -153,15 +166,51 @@ impl Pump<'_> {
         if let Poll::Ready(interrupt) = self.reply.poll_interrupt(cx) {
             return Poll::Ready(Wake::Interrupt(interrupt));
         }
+        if let Some(event) = self.next.take() {
+            return Poll::Ready(Wake::Upstream(event));
+        }
         if let Poll::Ready(event) = self.upstream.poll_event(cx) {
             return Poll::Ready(Wake::Upstream(event));
         }
         self.deadlines.poll_due(cx).map(Wake::Due)
     }
 
+    /// The same, once the answer is known to be a stream: its chunks go through the chain.
+    fn poll_flow(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        match std::task::ready!(self.poll_wake(cx)) {
+            Wake::Upstream(Event::Chunk(chunk)) => {
+                Poll::Ready(Wake::Pushed(self.push_all(chunk, cx)))
+            }
+            wake => Poll::Ready(wake),
+        }
+    }
+
+    /// The chunk's way, and that of all which have come with it.
+    fn push_all(&mut self, mut chunk: Bytes, cx: &mut Context<'_>) -> Result<Progress, Broken> {
+        let mut taken = 0;
+        loop {
+            fault::panic_if_ordered(&chunk);
+            taken += chunk.len();
+            let pushed = self.chain.push(&chunk, &mut self.out);
+            self.flush();
+            let pushed = pushed?;
+            if pushed != Progress::Flowing || taken >= TOGETHER {
+                return Ok(pushed);
+            }
+            match self.upstream.poll_event(cx) {
+                Poll::Ready(Event::Chunk(next)) => chunk = next,
+                Poll::Ready(event) => {
+                    self.next = Some(event);
+                    return Ok(pushed);
+                }
+                Poll::Pending => return Ok(pushed),
+            }
+        }
+    }
+
     async fn pump(&mut self) -> Ending {
         loop {
-            let wake = poll_fn(|cx| self.poll_wake(cx)).await;
+            let wake = poll_fn(|cx| self.poll_flow(cx)).await;
             let ending = match wake {
                 Wake::Interrupt(why) => Some(Ending::Interrupted(why)),
                 Wake::Due(Due::Heartbeat) => {
@@ -170,7 +219,9 @@ impl Pump<'_> {
                 }
                 Wake::Due(Due::Timeout(error)) => Some(Ending::Failed(error)),
                 Wake::Upstream(Event::Head(head)) => self.head(head).await,
-                Wake::Upstream(Event::Chunk(chunk)) => self.chunk(&chunk).await,
+                Wake::Pushed(pushed) => self.pushed(pushed).await,
+                // They have been pushed.
+                Wake::Upstream(Event::Chunk(_)) => None,
                 Wake::Upstream(Event::End) => Some(self.ended()),
                 Wake::Upstream(Event::Failed(error)) => Some(self.broke(error)),
                 Wake::Upstream(Event::Unsent(returned)) => Some(Ending::Unsent(returned)),
@@ -237,16 +288,15 @@ impl Pump<'_> {
                 }
                 Ok(Wake::Interrupt(why)) => return Err(Ending::Interrupted(why)),
                 Ok(Wake::Due(Due::Heartbeat)) => self.heartbeat(),
+                // Nothing of it goes through the chain.
+                Ok(Wake::Pushed(_)) => {}
             }
         }
     }
 
-    /// The chunk's way: through the chain, into the channel, and a wait only if that is full.
-    async fn chunk(&mut self, chunk: &Bytes) -> Option<Ending> {
-        fault::panic_if_ordered(chunk);
-        let pushed = self.chain.push(chunk, &mut self.out);
+    /// From the chain into the channel, and a wait only if that is full.
+    async fn pushed(&mut self, pushed: Result<Progress, Broken>) -> Option<Ending> {
         self.deadlines.activity(self.chain.has_content());
-        self.flush();
         match pushed {
             Ok(Progress::Flowing) => {}
             Ok(Progress::Done) => return Some(Ending::Whole),
@@ -271,12 +321,10 @@ impl Pump<'_> {
         if self.chain.has_content() {
             self.transcript.first_content();
         }
-        for bytes in self.out.drain(..) {
-            if let Some(kept) = &mut self.kept {
-                kept.add(&bytes);
-            }
-            self.reply.data(bytes);
+        if let Some(kept) = &mut self.kept {
+            self.out.iter().for_each(|bytes| kept.add(bytes));
         }
+        self.out.drain(..).for_each(|bytes| self.reply.data(bytes));
     }
 
     fn ended(&mut self) -> Ending {
@@ -298,7 +346,9 @@ impl Pump<'_> {
         }
     }
 
-    async fn conclude(mut self, ending: Ending) {
+    /// The last words to the client and the log. Answers the backend's side of a whole answer, whose
+    /// formal end is still to be read.
+    fn conclude(mut self, ending: Ending) -> Option<Upstream> {
         // Not before a head: then the error has a status of its own.
         if self.reply.is_streaming() {
             self.chain.give_up(&mut self.out);
@@ -313,7 +363,7 @@ impl Pump<'_> {
             Ending::Whole => {
                 self.reply.end_whole(self.transcript);
                 self.transcript.ended();
-                trail(self.upstream).await;
+                return Some(self.upstream);
             }
             Ending::ReportedByBackend => {
                 let message = summary.backend_error.clone();
@@ -321,13 +371,17 @@ impl Pump<'_> {
                 self.reply.end();
             }
             Ending::Interrupted(why) => self.reply.interrupted(why, self.transcript),
-            Ending::Piece(head, body) => unary::pass(self.reply, &head, body, self.transcript),
+            Ending::Piece(head, body) => {
+                let summary = rules::summarize(&body);
+                unary::pass(self.reply, &head, body, summary, self.transcript);
+            }
             Ending::Failed(error) => self.reply.refuse(error, self.transcript),
             Ending::Unsent(returned) => self.reply.refuse(returned.error, self.transcript),
             Ending::Error(head, body) => {
                 failure::pass_error(self.reply, &head, body, self.transcript);
             }
         }
+        None
     }
 }
 

@@ -4,8 +4,10 @@
 //! handed back at the end. Must never do: answer twice; the [`Reply`] is consumed by the answer.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use chat_proxy_core::engine::Launch;
@@ -21,20 +23,34 @@ use super::prepare::{Prepared, prepare};
 use super::reply::Reply;
 use super::upstream::Upstream;
 use super::{Shared, autostart, policies, prompts, pump, unary};
+use crate::client::PostError;
 use crate::transcript::Transcript;
 
 pub(super) async fn run(shared: Rc<Shared>, request: Forward) {
     let Forward { body, share, meta, mut transcript, running, reply, span: _ } = request;
     let reply = Reply::new(reply, shared.switch.subscribe(), body.dialect());
     serve(&shared, Incoming { body, share, meta }, reply, &mut transcript).await;
-    // The answer goes out first: handing over the record wakes the log's thread, and that costs
-    // more than the rest of the request.
+    // The answer goes out first.
     transcript.ended();
-    tokio::task::yield_now().await;
+    behind_those_woken().await;
     // The record is handed over before the request stops counting as running: a drain that waits
     // for the count then finds every record with the log.
     drop(transcript);
     drop(running);
+}
+
+/// Lets tasks run that have been woken before. tokio's `yield_now` would look for events first, which
+/// is a system call.
+async fn behind_those_woken() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 struct Incoming {
@@ -49,7 +65,7 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
         transcript.asked(bytes);
     }
     if transcript.keeps_prompts() {
-        transcript.record().messages = prompts::of(&body).await;
+        transcript.record().messages = Box::pin(prompts::of(&body)).await;
     }
     let (mut prepared, request) = match prepare(shared, body, &meta, transcript) {
         Ok(prepared) => prepared,
@@ -59,17 +75,18 @@ async fn serve(shared: &Shared, incoming: Incoming, mut reply: Reply, transcript
     for moves in 0.. {
         // Who follows what is loaded may have to be made fit for another model.
         let as_it_came = prepared.who.only_there.then(|| request.clone());
-        let fit = policies::apply(shared, &prepared, request, reply, transcript).await;
+        // Boxed: what it needs is not held while the answer streams.
+        let fit = Box::pin(policies::apply(shared, &prepared, request, reply, transcript)).await;
         let Some((fit, held)) = fit else { return };
         let story = Request { shared, prepared: &prepared, meta: &meta };
-        let cargo = Cargo { request: fit, share, as_it_came };
+        let cargo = Box::new(Cargo { request: fit, share, as_it_came });
         let Some(moved) = story.at_its_place(cargo, held, transcript).await else { return };
         let Moved { cargo, reply: held, error } = moved;
         reply = held;
         if moves >= MAX_MOVES {
             return reply.refuse(error, transcript);
         }
-        let found = match prepared.moves_on(shared, &mut reply, transcript).await {
+        let found = match Box::pin(prepared.moves_on(shared, &mut reply, transcript)).await {
             Ok(found) => found,
             Err(why) => return reply.interrupted(why, transcript),
         };
@@ -87,7 +104,7 @@ const MAX_MOVES: u32 = 3;
 
 /// A request that wanted what is loaded, and found it gone.
 pub(super) struct Moved {
-    pub(super) cargo: Cargo,
+    pub(super) cargo: Box<Cargo>,
     pub(super) reply: Reply,
     pub(super) error: ApiError,
 }
@@ -102,17 +119,19 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     async fn at_its_place(
         &self,
-        cargo: Cargo,
+        cargo: Box<Cargo>,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Moved> {
         match &self.prepared.found.placement {
             Placement::SinglePort(launch) => {
-                self.supervised(launch, cargo, reply, transcript).await
+                Box::pin(self.supervised(launch, cargo, reply, transcript)).await
             }
-            Placement::Ollama(model) => self.at_ollama(model, cargo, reply, transcript).await,
+            Placement::Ollama(model) => {
+                Box::pin(self.at_ollama(model, cargo, reply, transcript)).await
+            }
             Placement::External(endpoint) => {
-                self.external(endpoint, cargo, reply, transcript).await;
+                Box::pin(self.external(endpoint, cargo, reply, transcript)).await;
                 None
             }
         }
@@ -122,7 +141,7 @@ impl Request<'_> {
     async fn supervised(
         &self,
         launch: &Arc<Launch>,
-        mut cargo: Cargo,
+        mut cargo: Box<Cargo>,
         mut reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Moved> {
@@ -166,13 +185,15 @@ impl Request<'_> {
     async fn external(
         &self,
         endpoint: &Endpoint,
-        mut cargo: Cargo,
+        mut cargo: Box<Cargo>,
         mut reply: Reply,
         transcript: &mut Transcript,
     ) {
         let _slot = loop {
             if self.prepared.found.uses_gpu {
-                let Some(passed) = self.past_lease(reply, transcript).await else { return };
+                let Some(passed) = Box::pin(self.past_lease(reply, transcript)).await else {
+                    return;
+                };
                 reply = passed;
             }
             let Some((slot, entered)) = self.place(reply, transcript).await else { return };
@@ -244,14 +265,32 @@ impl Request<'_> {
         unsent: Unsent,
         endpoint: &Endpoint,
         transcript: &mut Transcript,
-    ) -> Option<(Cargo, Reply)> {
+    ) -> Option<(Box<Cargo>, Reply)> {
         let Unsent { reply, error, unreachable, cargo } = unsent;
         let Some(service) = self.service().filter(|_| unreachable) else {
             reply.refuse(error, transcript);
             return None;
         };
-        let reply = autostart::start(self, service, endpoint, error, reply, transcript).await?;
+        let reply =
+            Box::pin(autostart::start(self, service, endpoint, error, reply, transcript)).await?;
         Some((cargo, reply))
+    }
+
+    fn cannot_ask(&self, error: PostError) -> ApiError {
+        match error {
+            PostError::Key(error) => error,
+            PostError::Head(error) => ApiError::new(
+                Code::BackendUnavailable,
+                format!("the backend cannot be asked: {error}"),
+            ),
+            PostError::Ca(error) => {
+                // The path is the operator's business, not the client's.
+                let model = &self.prepared.found.model;
+                tracing::error!(%error, model, "a backend cannot be trusted");
+                ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
+                    .hint("the proxy's own log says why")
+            }
+        }
     }
 
     /// Sends the request and streams the answer; gives it back if it may return and must.
@@ -261,34 +300,26 @@ impl Request<'_> {
     pub(super) async fn forward(
         &self,
         target: Target<'_>,
-        cargo: Cargo,
+        cargo: Box<Cargo>,
         reply: Reply,
         transcript: &mut Transcript,
     ) -> Option<Unsent> {
         let _at_backend = transcript.at_backend();
         let Request { shared, prepared, meta } = self;
-        let client = shared.clients.get(target.endpoint).map_err(|error| {
-            // The path is the operator's business, not the client's.
-            tracing::error!(%error, model = prepared.found.model, "a backend cannot be trusted");
-            ApiError::new(Code::BackendUnavailable, "the backend's ca_file cannot be used")
-                .hint("the proxy's own log says why")
-        });
         let native = matches!(cargo.request, super::cargo::Outgoing::Native(_));
-        let sent = client.and_then(|client| {
-            Upstream::send(&client, &target, prepared.stream && !native, meta, cargo)
-        });
-        let upstream = match sent {
-            Ok(upstream) => upstream,
+        let streams = prepared.stream && !native;
+        let upstream = match shared.clients.post(target.endpoint, target.url, streams) {
+            Ok(head) => Upstream::send(&head, &target, meta, cargo),
             Err(error) => {
-                reply.refuse(error, transcript);
+                reply.refuse(self.cannot_ask(error), transcript);
                 return None;
             }
         };
         let kind = if native { pump::Kind::Native } else { pump::Kind::Plain };
         if prepared.stream {
-            pump::run(self, kind, &target, upstream, reply, transcript).await
+            Box::pin(pump::run(self, kind, &target, upstream, reply, transcript)).await
         } else {
-            unary::run(self, kind, &target, upstream, reply, transcript).await
+            Box::pin(unary::run(self, kind, &target, upstream, reply, transcript)).await
         }
     }
 }

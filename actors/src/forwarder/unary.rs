@@ -12,7 +12,7 @@ use chat_proxy_core::chat::edits::splice;
 use chat_proxy_core::chat::fields;
 use chat_proxy_core::chat::ollama::whole_answer;
 use chat_proxy_core::chat::tool_calls;
-use chat_proxy_core::chat::unary as rules;
+use chat_proxy_core::chat::unary::{self as rules, Summary};
 use chat_proxy_core::error::Retry;
 use chat_proxy_core::relay::Dialect;
 use chat_proxy_core::telemetry::answer::Answer as Kept;
@@ -82,30 +82,35 @@ pub(super) async fn run(
             } else if kind == Kind::Native {
                 match whole_answer(&body, &request.completion_id(), unix_now()) {
                     Ok(body) => {
-                        let body = harmonised(request, body);
-                        pass(reply, &as_json(head, &body), body, transcript);
+                        let (body, summary) = harmonised(request, body);
+                        pass(reply, &as_json(head, &body), body, summary, transcript);
                     }
                     Err(error) => reply.refuse(error, transcript),
                 }
             } else {
-                let body = if dialect.has_choices() { harmonised(request, body) } else { body };
-                pass(reply, &head, body, transcript);
+                let (body, summary) = if dialect.has_choices() {
+                    harmonised(request, body)
+                } else {
+                    let summary = rules::summarize(&body);
+                    (body, summary)
+                };
+                pass(reply, &head, body, summary, transcript);
             }
         }
     }
     None
 }
 
-/// An answer with its calls, thoughts and fields as clients understand them.
-fn harmonised(request: &Request<'_>, body: Bytes) -> Bytes {
-    let rules = &request.prepared.answer;
-    let anew = if rules.text.is_empty() { None } else { tool_calls::whole(&body, &rules.text) };
+/// An answer with its calls, thoughts and fields as clients understand them, and what it says of itself.
+fn harmonised(request: &Request<'_>, body: Bytes) -> (Bytes, Summary) {
+    let wanted = &request.prepared.answer;
+    let anew = if wanted.text.is_empty() { None } else { tool_calls::whole(&body, &wanted.text) };
     let body = anew.map_or(body, Bytes::from);
-    if !fields::concern(&body, &rules.fields) {
-        return body;
-    }
-    let edits = fields::edits(&body, &rules.fields);
-    if edits.is_empty() { body } else { splice(&body, edits).concat().into() }
+    let (summary, facts) = rules::read(&body);
+    let concerned = facts.is_some_and(|facts| wanted.fields.concern(&facts));
+    let edits = if concerned { fields::edits(&body, &wanted.fields) } else { Vec::new() };
+    let body = if edits.is_empty() { body } else { splice(&body, edits).concat().into() };
+    (body, summary)
 }
 
 /// Reads until the body's end, the client's departure, or the bound.
@@ -202,8 +207,13 @@ fn as_json(head: Head, body: &Bytes) -> Head {
     Head { content_type, content_length: Some(body.len() as u64), ..head }
 }
 
-pub(super) fn pass(reply: Reply, head: &Head, body: Bytes, transcript: &mut Transcript) {
-    let summary = rules::summarize(&body);
+pub(super) fn pass(
+    reply: Reply,
+    head: &Head,
+    body: Bytes,
+    summary: Summary,
+    transcript: &mut Transcript,
+) {
     let estimate = if summary.usage.is_some() { 0 } else { estimate::of_answer(&body) };
     transcript.tokens(summary.usage, estimate);
     transcript.record().finish_reason = summary.finish_reason;

@@ -11,17 +11,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_http::error::ParseError;
+use actix_http::{HttpMessage, Payload};
 use awc::error::{ConnectError, SendRequestError};
-use awc::http::{StatusCode, header};
-use awc::{Client, ClientResponse, SendClientRequest};
+use awc::http::StatusCode;
+use awc::http::header::{self, HeaderName};
+use awc::{ClientResponse, FrozenClientRequest, SendClientRequest};
 use bytes::Bytes;
 use chat_proxy_core::{ApiError, Code};
 use futures_core::Stream;
 
 use super::body::Pieces;
-use super::cargo::{Cargo, Outgoing, Target};
+use super::cargo::{Cargo, Target};
 use super::messages::RequestMeta;
-use crate::client::key_of;
 use crate::permits::{Permit, Pulse};
 
 /// What comes from a backend.
@@ -43,7 +44,7 @@ pub(super) struct Returned {
     pub(super) error: ApiError,
     /// No connection was made at all.
     pub(super) unreachable: bool,
-    pub(super) cargo: Cargo,
+    pub(super) cargo: Box<Cargo>,
 }
 
 /// What matters of a response's head.
@@ -58,7 +59,7 @@ pub(super) struct Head {
 
 enum State {
     Sending(SendClientRequest),
-    Flowing(ClientResponse),
+    Flowing(Payload),
     Over,
 }
 
@@ -66,57 +67,52 @@ enum State {
 pub(super) struct Upstream {
     state: State,
     address: String,
-    /// The share of the memory for waiting bodies; given back when the head has come. And the body,
-    /// where it may have to be sent again.
+    /// Given back when the head has come.
     held: Option<Held>,
     /// Of a supervised engine: beats with every piece.
     pulse: Option<Pulse>,
 }
 
-/// See [`Upstream::held`].
-struct Held {
-    share: Box<dyn Any + Send>,
-    /// The request, and how it was before it was made fit for its model, if it may return.
-    again: Option<(Outgoing, Option<Outgoing>)>,
+/// What is held while a request is sent.
+enum Held {
+    /// Its share of the memory for waiting bodies.
+    Share { _share: Box<dyn Any + Send> },
+    /// All of it: it may have to be sent again.
+    Again(Box<Cargo>),
 }
 
 impl Upstream {
-    /// Sends a request; nothing happens until it is polled.
+    /// Sends a request with this head; nothing happens until it is polled.
     pub(super) fn send(
-        client: &Client,
+        head: &FrozenClientRequest,
         target: &Target<'_>,
-        stream: bool,
         meta: &RequestMeta,
-        cargo: Cargo,
-    ) -> Result<Upstream, ApiError> {
-        let (endpoint, Cargo { request: asked, share, as_it_came }) = (target.endpoint, cargo);
+        cargo: Box<Cargo>,
+    ) -> Upstream {
         // The pieces are slices of the client's body: keeping that copies nothing.
-        let body = asked.pieces(target.served_id);
-        let content_type = asked.content_type().to_owned();
-        let again = target.may_return.then_some((asked, as_it_came));
-        let accept = if stream { "text/event-stream" } else { "application/json" };
-        let mut request = client
-            .post(target.url)
-            .no_decompress()
-            .insert_header((header::CONTENT_TYPE, content_type))
-            .insert_header((header::ACCEPT, accept))
-            .insert_header((header::ACCEPT_ENCODING, "identity"))
-            .insert_header(("x-request-id", meta.upstream_id.as_str()))
-            .insert_header((header::USER_AGENT, meta.user_agent.as_deref().unwrap_or(OUR_NAME)));
+        let body = cargo.request.pieces(target.served_id);
+        let content_type = cargo.request.content_type();
+        let mut request = head.extra_header((REQUEST_ID, meta.upstream_id.as_str()));
+        if content_type != JSON {
+            request = request.extra_header((header::CONTENT_TYPE, content_type));
+        }
+        if let Some(user_agent) = &meta.user_agent {
+            request = request.extra_header((header::USER_AGENT, user_agent.as_str()));
+        }
         if let Some(traceparent) = &meta.traceparent {
-            request = request.insert_header(("traceparent", traceparent.as_str()));
+            request = request.extra_header((TRACEPARENT, traceparent.as_str()));
         }
-        if let Some(name) = &endpoint.api_key_env {
-            request = request.bearer_auth(key_of(name)?);
-        } else if let Some(user) = &endpoint.userinfo {
-            request = request.basic_auth(&user.user, &user.password);
-        }
-        Ok(Upstream {
+        let held = if target.may_return {
+            Held::Again(cargo)
+        } else {
+            Held::Share { _share: cargo.share }
+        };
+        Upstream {
             state: State::Sending(request.send_body(Pieces::new(body))),
-            address: endpoint.base().to_owned(),
-            held: Some(Held { share, again }),
+            address: target.endpoint.base().to_owned(),
+            held: Some(held),
             pulse: target.permit.map(Permit::pulse),
-        })
+        }
     }
 
     /// The next event; safe to drop and call again.
@@ -127,8 +123,8 @@ impl Upstream {
                 let held = self.held.take();
                 Poll::Ready(self.begun(outcome, held))
             }
-            State::Flowing(response) => {
-                let next = std::task::ready!(Pin::new(response).poll_next(cx));
+            State::Flowing(body) => {
+                let next = std::task::ready!(Pin::new(body).poll_next(cx));
                 Poll::Ready(match next {
                     Some(Ok(bytes)) => {
                         if let Some(pulse) = &self.pulse {
@@ -153,7 +149,7 @@ impl Upstream {
         held: Option<Held>,
     ) -> Event {
         match outcome {
-            Ok(response) => {
+            Ok(mut response) => {
                 let head = head_of(&response);
                 if let Some(encoding) = encoding_of(&response) {
                     let address = &self.address;
@@ -163,22 +159,17 @@ impl Upstream {
                     return self
                         .over(Event::Failed(ApiError::new(Code::BackendUnavailable, message)));
                 }
-                self.state = State::Flowing(response);
+                // Without the rest of the response: its table of headers takes some kilobytes.
+                self.state = State::Flowing(response.take_payload());
                 Event::Head(head)
             }
             Err(error) => {
                 let told = explain(&error, &self.address);
                 match held {
-                    Some(Held { share, again: Some((request, as_it_came)) })
-                        if is_unanswered(&error) =>
-                    {
-                        let (unreachable, cargo) =
-                            (is_unreachable(&error), Cargo { request, share, as_it_came });
-                        self.over(Event::Unsent(Box::new(Returned {
-                            error: told,
-                            unreachable,
-                            cargo,
-                        })))
+                    Some(Held::Again(cargo)) if is_unanswered(&error) => {
+                        let unreachable = is_unreachable(&error);
+                        let returned = Returned { error: told, unreachable, cargo };
+                        self.over(Event::Unsent(Box::new(returned)))
                     }
                     _ => self.over(Event::Failed(told)),
                 }
@@ -202,7 +193,10 @@ impl Upstream {
     }
 }
 
-const OUR_NAME: &str = concat!("imageworks-chat-proxy/", env!("CARGO_PKG_VERSION"));
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What a prepared head says of the body.
+const JSON: &str = "application/json";
 
 fn head_of(response: &ClientResponse) -> Head {
     let text = |name: header::HeaderName| {

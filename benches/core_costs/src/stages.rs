@@ -215,8 +215,9 @@ fn unary(times: u32) -> Result<(), String> {
         "prompt_logprobs": null, "prompt_token_ids": null});
     let (body, rules) = (Bytes::from(body.to_string()), usual_fields());
     for _ in 0..times {
-        black_box(chat_proxy_core::chat::fields::concern(&body, &rules));
-        black_box(chat_proxy_core::chat::unary::summarize(&body));
+        let (summary, facts) = chat_proxy_core::chat::unary::read(&body);
+        black_box(summary);
+        black_box(facts.is_some_and(|facts| rules.concern(&facts)));
     }
     Ok(())
 }

@@ -31,6 +31,8 @@ pub struct Facts {
     pub no_choices: bool,
     /// Some choice carries text, reasoning, a tool call or the like.
     pub content: bool,
+    /// Where that lies, quotation marks included, if it is a single string.
+    pub text: Option<Range<usize>>,
     /// Some choice carries reasoning, under either name.
     pub reasoning: bool,
     /// Some field that is not `OpenAI`'s holds a value.
@@ -44,6 +46,13 @@ pub struct Choice<'a> {
     pub index: u32,
     /// The finish reason, if this chunk ends the choice.
     pub finish_reason: Option<&'a [u8]>,
+}
+
+impl Facts {
+    fn says(&mut self, place: Range<usize>, value: &[u8]) {
+        self.text = (!self.content && value.starts_with(b"\"")).then_some(place);
+        self.content = true;
+    }
 }
 
 impl Chunk {
@@ -117,7 +126,10 @@ fn choices<'a>(
             b"delta" | b"message" if w.peek()? == b'{' => delta(w, facts),
             b"text" => {
                 let place = w.value()?;
-                facts.content |= says_something(w.slice(place));
+                let value = w.slice(place.clone());
+                if says_something(value) {
+                    facts.says(place, value);
+                }
                 Some(())
             }
             _ => other(Level::Choice, key, w, facts),
@@ -131,9 +143,11 @@ fn choices<'a>(
 fn delta(walker: &mut Walker<'_>, facts: &mut Facts) -> Option<()> {
     walker.object(|key, w| {
         let place = w.value()?;
-        let value = w.slice(place);
+        let value = w.slice(place.clone());
         let says = says_something(value);
-        facts.content |= says && key != b"role";
+        if says && key != b"role" {
+            facts.says(place, value);
+        }
         facts.reasoning |= says && matches!(key, b"reasoning" | b"reasoning_content");
         facts.foreign |= value != b"null" && !Level::Message.knows(key);
         Some(())

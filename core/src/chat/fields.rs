@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::chunk::Chunk;
+use super::chunk::Facts;
 use super::edits::Edit;
 use crate::json::Walker;
 
@@ -52,6 +52,11 @@ impl FieldRules {
     /// Whether foreign fields go.
     pub fn removes(&self) -> bool {
         self.foreign != Foreign::Stay
+    }
+
+    /// Whether anything may follow from them for a chunk or an answer.
+    pub fn concern(&self, facts: &Facts) -> bool {
+        facts.reasoning || (facts.foreign && self.removes())
     }
 }
 
@@ -122,15 +127,6 @@ impl<'a> Member<'a> {
         let start = name.as_ptr() as usize - data.as_ptr() as usize;
         let is_null = &data[value.clone()] == b"null";
         Member { name, key: start - 1..start + name.len() + 1, value, is_null }
-    }
-}
-
-/// Whether anything follows from the rules for an answer in one piece: a walk that allocates nothing, for
-/// most answers need no change.
-pub fn concern(answer: &[u8], rules: &FieldRules) -> bool {
-    match Chunk::read(answer, |_| {}) {
-        Chunk::Object(facts) => facts.reasoning || (facts.foreign && rules.removes()),
-        Chunk::Done | Chunk::Other => false,
     }
 }
 
@@ -366,6 +362,15 @@ mod tests {
         }
     }
 
+    use crate::chat::chunk::Chunk;
+
+    fn concern(answer: &str, rules: &FieldRules) -> bool {
+        match Chunk::read(answer.as_bytes(), |_| {}) {
+            Chunk::Object(facts) => rules.concern(&facts),
+            Chunk::Done | Chunk::Other => false,
+        }
+    }
+
     #[test]
     fn rules_concern_what_they_change() {
         let foreign = Foreign::Go { asked: Vec::new() };
@@ -376,8 +381,23 @@ mod tests {
             (r#"{"choices":[{"message":{},"stop_reason":7}]}"#, true),
             ("no json", false),
         ] {
-            assert_eq!(concern(answer.as_bytes(), &rules), concerned, "{answer}");
+            assert_eq!(concern(answer, &rules), concerned, "{answer}");
             assert_eq!(!edits(answer.as_bytes(), &rules).is_empty(), concerned, "{answer}");
+        }
+    }
+
+    #[test]
+    fn reasoning_is_found_wherever_it_has_a_value() {
+        let rules = FieldRules::default();
+        for (message, concerned) in [
+            (r#"{"reasoning":null,"reasoning_content" : null}"#, false),
+            (r#"{"reasoning":null,"reasoning_content":"a"}"#, true),
+            ("{\"reasoning\" :\n \"a\"}", true),
+            (r#"{"content":"\"reasoning\": 1"}"#, false),
+            (r#"{"reasoning":""}"#, false),
+        ] {
+            let answer = format!(r#"{{"choices":[{{"message":{message}}}]}}"#);
+            assert_eq!(concern(&answer, &rules), concerned, "{answer}");
         }
     }
 

@@ -72,6 +72,11 @@ impl Splitter {
         Ok(None)
     }
 
+    /// Nothing of an event has been seen yet, not even a part of a line end.
+    pub fn is_between_events(&self) -> bool {
+        self.tail.is_empty() && self.line_empty && self.after_cr.is_none()
+    }
+
     /// What was left without a blank line when the stream ended.
     pub fn rest(&mut self) -> Bytes {
         self.tail.split().freeze()

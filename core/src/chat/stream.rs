@@ -4,6 +4,8 @@
 //! never do: copy an event that no step changes, or let a cut answer end like a whole one.
 //! Events that stay as they are and lie side by side leave as one slice of the chunk they came in.
 
+mod alike;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -15,6 +17,7 @@ use super::fields::{self, FieldRules};
 use super::sse::{self, EventTooLarge, Found, Payload, Splitter, is_error_event};
 use super::tool_calls::{TextRules, ToolCallStream, Turned};
 use super::usage::Usage;
+use alike::Alike;
 
 /// The event that ends a whole answer.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -65,6 +68,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct ChatStream {
     splitter: Splitter,
+    alike: Alike,
     keep_usage: bool,
     fields: Option<FieldRules>,
     text: Option<Box<ToolCallStream>>,
@@ -73,6 +77,14 @@ pub struct ChatStream {
     finished: BTreeSet<u32>,
     any_event: bool,
     progress: Progress,
+}
+
+/// What comes next in a chunk.
+enum Next {
+    /// An event that passes as the one before did, and says as little.
+    Alike(Range<usize>),
+    /// One that has to be judged.
+    Found(Found),
 }
 
 enum Verdict {
@@ -87,6 +99,7 @@ impl ChatStream {
     pub fn new(keep_usage: bool) -> Self {
         ChatStream {
             splitter: Splitter::default(),
+            alike: Alike::default(),
             keep_usage,
             fields: None,
             text: None,
@@ -115,12 +128,17 @@ impl ChatStream {
     pub fn push(&mut self, chunk: &Bytes, out: &mut Vec<Bytes>) -> Result<Progress, Incomplete> {
         let mut at = 0;
         let mut run: Range<usize> = 0..0;
-        while self.progress == Progress::Flowing {
-            match self.splitter.next(chunk, &mut at)? {
+        while self.progress == Progress::Flowing && at < chunk.len() {
+            let place = match self.next(chunk, &mut at)? {
                 None => break,
-                Some(Found::InPlace(place)) => {
+                Some(Next::Alike(place)) => place,
+                Some(Next::Found(Found::Joined(event))) => {
+                    self.put(event, out);
+                    continue;
+                }
+                Some(Next::Found(Found::InPlace(place))) => {
                     match self.judge(&chunk[place.clone()]) {
-                        Verdict::Pass => {}
+                        Verdict::Pass => place,
                         Verdict::Drop => continue,
                         Verdict::Change(edits) => {
                             flush(chunk, &run, out);
@@ -129,17 +147,29 @@ impl ChatStream {
                             continue;
                         }
                     }
-                    if run.end != place.start {
-                        flush(chunk, &run, out);
-                        run.start = place.start;
-                    }
-                    run.end = place.end;
                 }
-                Some(Found::Joined(event)) => self.put(event, out),
+            };
+            if run.end != place.start {
+                flush(chunk, &run, out);
+                run.start = place.start;
             }
+            run.end = place.end;
         }
         flush(chunk, &run, out);
         Ok(self.progress)
+    }
+
+    /// The next event, and whether it has been judged already, with the one before.
+    fn next(&mut self, chunk: &Bytes, at: &mut usize) -> Result<Option<Next>, Incomplete> {
+        let start = *at;
+        if self.splitter.is_between_events()
+            && let Some(length) = self.alike.length(&chunk[start..])
+        {
+            self.summary.content_events += 1;
+            *at += length;
+            return Ok(Some(Next::Alike(start..*at)));
+        }
+        Ok(self.splitter.next(chunk, at)?.map(Next::Found))
     }
 
     /// The upstream body has ended. Completes the answer where that is allowed.
@@ -210,8 +240,9 @@ impl ChatStream {
             return self.behind_the_rest();
         }
         let (begun, finished, summary) = (&mut self.begun, &mut self.finished, &mut self.summary);
-        let mut ended_again = Vec::new();
+        let (mut ends, mut ended_again) = (false, Vec::new());
         let chunk = Chunk::read(data, |choice| {
+            ends |= choice.finish_reason.is_some();
             ended_again.extend(hear(choice, begun, finished, summary));
         });
         match chunk {
@@ -222,8 +253,26 @@ impl ChatStream {
             }
             Chunk::Object(facts) => {
                 let rewritten = without_ends(data, &ended_again);
-                self.object(&facts, &payload, event, rewritten)
+                let verdict = self.object(&facts, &payload, event, rewritten);
+                if !ends && matches!(verdict, Verdict::Pass) {
+                    self.learn(&facts, &payload, event);
+                }
+                verdict
             }
+        }
+    }
+
+    /// Remembers an event that passed, if all that could be told of it is that it has text: the next
+    /// one of its kind need not be read.
+    fn learn(&mut self, facts: &Facts, payload: &Payload, event: &[u8]) {
+        let says_more = facts.usage.is_some() || facts.error.is_some() || self.text.is_some();
+        // In one line, from the first byte on.
+        let plain = *payload == Payload::Line(6..event.len() - 2) && event.ends_with(b"\n\n");
+        if let Some(place) = &facts.text
+            && plain
+            && !says_more
+        {
+            self.alike.learn(event, place.start + 7..place.end + 5);
         }
     }
 
@@ -256,7 +305,7 @@ impl ChatStream {
                     let pieces = self.own_event(data);
                     Verdict::Change(vec![Edit { place: 0..event.len(), pieces }])
                 }
-                (None, Some(rules)) if facts.reasoning || (facts.foreign && rules.removes()) => {
+                (None, Some(rules)) if rules.concern(facts) => {
                     change_fields(payload, data, event, rules)
                 }
                 (None, _) => Verdict::Pass,

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::chunk::{Chunk, Facts};
 use super::usage::Usage;
 use crate::error::ApiError;
 use crate::json::Walker;
@@ -44,6 +45,30 @@ fn is_json(content_type: &str) -> bool {
     essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
 }
 
+/// What a whole answer says of itself, and what the rules about fields have to know of it: read in one
+/// pass, for answers are long.
+pub fn read(body: &[u8]) -> (Summary, Option<Facts>) {
+    let mut reason = None;
+    let chunk = Chunk::read(body, |choice| {
+        if reason.is_none() {
+            reason = choice.finish_reason.map(shown_reason);
+        }
+    });
+    match chunk {
+        // Whatever has no choices says it in other words.
+        Chunk::Object(facts) if !facts.no_choices => {
+            let usage = facts.usage.clone().and_then(|place| Usage::parse(&body[place]));
+            (Summary { usage, finish_reason: reason }, Some(facts))
+        }
+        Chunk::Object(facts) => (summarize(body), Some(facts)),
+        Chunk::Done | Chunk::Other => (summarize(body), None),
+    }
+}
+
+fn shown_reason(reason: &[u8]) -> String {
+    String::from_utf8_lossy(&reason[..reason.len().min(64)]).into_owned()
+}
+
 /// Reads usage and finish reason off an answer.
 pub fn summarize(body: &[u8]) -> Summary {
     let mut summary = Summary::default();
@@ -57,9 +82,8 @@ pub fn summarize(body: &[u8]) -> Summary {
         }
         // What `/v1/messages` calls it; and `/v1/responses`, where nothing else has a status.
         b"stop_reason" | b"status" if w.peek()? == b'"' => {
-            let reason = w.string()?;
-            let shown = String::from_utf8_lossy(&reason[..reason.len().min(64)]);
-            summary.finish_reason.get_or_insert(shown.into_owned());
+            let reason = shown_reason(w.string()?);
+            summary.finish_reason.get_or_insert(reason);
             Some(())
         }
         b"choices" if w.peek()? == b'[' => w.array(|w| {
@@ -68,10 +92,9 @@ pub fn summarize(body: &[u8]) -> Summary {
             }
             w.object(|key, w| {
                 if key == b"finish_reason" && w.peek()? == b'"' {
-                    let reason = w.string()?;
-                    let shown = String::from_utf8_lossy(&reason[..reason.len().min(64)]);
-                    if !shown.is_empty() {
-                        summary.finish_reason.get_or_insert(shown.into_owned());
+                    let reason = shown_reason(w.string()?);
+                    if !reason.is_empty() {
+                        summary.finish_reason.get_or_insert(reason);
                     }
                     return Some(());
                 }
@@ -252,9 +275,27 @@ mod tests {
     #[test]
     fn usage_and_finish_reason_are_read_off_a_real_answer() {
         let body = br#"{"id":"c","choices":[{"index":0,"message":{"content":"finish_reason"},"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
-        let summary = summarize(body);
-        assert_eq!(summary.finish_reason.as_deref(), Some("length"));
-        assert_eq!(summary.usage.and_then(|u| u.completion_tokens), Some(4));
+        let (read, facts) = read(body);
+        assert!(facts.is_some_and(|facts| facts.content && !facts.foreign));
+        for summary in [read, summarize(body)] {
+            assert_eq!(summary.finish_reason.as_deref(), Some("length"));
+            assert_eq!(summary.usage.and_then(|u| u.completion_tokens), Some(4));
+        }
         assert_eq!(summarize(b"not json"), Summary::default());
+    }
+
+    #[test]
+    fn what_is_read_in_one_pass_is_what_is_read_alone() {
+        for body in [
+            r#"{"choices":[{"finish_reason":""},{"finish_reason":"stop"}],"usage":null}"#,
+            r#"{"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":1}}"#,
+            r#"{"choices":[],"usage":{"prompt_tokens":1}}"#,
+            r#"{"stop_reason":"end_turn","usage":{"input_tokens":5}}"#,
+            r#"{"status":"completed","usage":{"output_tokens":5}}"#,
+            "[1]",
+            "",
+        ] {
+            assert_eq!(read(body.as_bytes()).0, summarize(body.as_bytes()), "{body}");
+        }
     }
 }

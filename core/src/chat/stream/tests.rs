@@ -302,3 +302,59 @@ fn a_choice_ends_once() {
     assert_ne!(again, STOP);
     assert_eq!(out.concat(), [ROLE, STOP, &again, END].concat().as_bytes());
 }
+
+/// An event of any kind that comes between words, and words of any kind.
+fn any_event() -> impl Strategy<Value = String> {
+    let text = "(a|é|😀|\\\\\"|\\\\\\\\|\\\\n| ){0,4}";
+    let index = |event: String, to: u8| event.replace("\"index\":0", &format!("\"index\":{to}"));
+    prop_oneof![
+        8 => text.prop_map(|text| word(&text)),
+        2 => (text, 0u8..3).prop_map(move |(text, to)| index(word(&text), to)),
+        1 => Just(word("a").replace("\n\n", "\r\n\r\n")),
+        1 => Just(word("a").replace("\n\n", "\nid: 7\n\n")),
+        1 => Just(word("a").replace("data: ", "data:")),
+        1 => Just(word("a").replace("\"content\"", "\"reasoning\"")),
+        1 => Just(word("a").replace("}}]", ",\"x\":1}}]")),
+        1 => Just(word("\",\"role\":\"")),
+        1 => Just(": beat\n\n".to_owned()),
+        1 => Just(ROLE.to_owned()),
+        1 => Just(USAGE.to_owned()),
+        1 => Just(STOP.to_owned()),
+    ]
+}
+
+proptest! {
+    /// What is not read because the event before was of its kind is what reading would have said.
+    #[test]
+    fn events_that_are_known_already_are_what_they_would_be_if_they_were_read(
+        events in prop::collection::vec(any_event(), 0..20),
+        cuts in prop::collection::vec(0usize..4000, 0..6),
+        removes: bool,
+    ) {
+        let rules = if removes {
+            FieldRules { foreign: fields::Foreign::Go { asked: Vec::new() }, ..FieldRules::default() }
+        } else {
+            FieldRules::default()
+        };
+        let (mut read, mut wanted) = (ChatStream::new(false).with_fields(rules.clone()), Vec::new());
+        for event in &events {
+            read.alike = Alike::default();
+            read.push(&Bytes::copy_from_slice(event.as_bytes()), &mut wanted).unwrap();
+        }
+        let whole = Bytes::from(events.concat());
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();
+        cuts.extend([0, whole.len()]);
+        cuts.sort_unstable();
+        let (mut known, mut out) = (ChatStream::new(false).with_fields(rules), Vec::new());
+        for pair in cuts.windows(2) {
+            known.push(&whole.slice(pair[0]..pair[1]), &mut out).unwrap();
+        }
+        prop_assert_eq!(out.concat(), wanted.concat());
+        let told = |stream: &ChatStream| {
+            let summary = stream.summary();
+            (summary.content_events, summary.finish_reason.clone(), summary.usage.is_some())
+        };
+        prop_assert_eq!(told(&known), told(&read));
+        prop_assert_eq!((&known.begun, &known.finished), (&read.begun, &read.finished));
+    }
+}
