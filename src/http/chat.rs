@@ -209,7 +209,7 @@ fn streamed(answer: StreamAnswer, dialect: Dialect, running: Running) -> HttpRes
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .insert_header(("x-accel-buffering", "no"));
     label(&mut builder, &answer.labels);
-    builder.body(StreamBody::new(answer.frames, dialect, running))
+    StreamBody::new(answer.frames, dialect, running).send(builder)
 }
 
 const MODEL: HeaderName = HeaderName::from_static("x-imageworks-model");

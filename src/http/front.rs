@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::error;
 use super::guard::{Passed, is_preflight};
 use super::state::AppState;
+use super::stream;
 use super::successor;
 use super::unread::Reader;
 
@@ -49,7 +50,7 @@ pub(crate) async fn front<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let reader = Reader::of(&mut request);
-    let mut response = answered(request, next).await?;
+    let mut response = stream::put_in_place(answered(request, next).await?);
     if is_crowded(&response) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
