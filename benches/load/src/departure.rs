@@ -1,5 +1,5 @@
-//! How long the engine goes on for a client that has left. It owns the connection to the engine's
-//! ledger; it must never go through a peer for that.
+//! How long the engine goes on for a client that has left, and how many it still answers. It owns the
+//! connection to the engine's ledger; it must never go through a peer for that.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Fault;
-use crate::client::{Client, chat, get};
+use crate::client::{Client, Target};
 use crate::clock::monotonic_ns;
 
 /// After this a departure counts as never noticed, with this as its time.
@@ -49,49 +49,81 @@ impl Phase {
     }
 }
 
+/// The engine's ledger, asked without a peer between.
+pub(crate) struct Ledger {
+    engine: Target,
+    client: Client,
+}
+
+impl Ledger {
+    /// Connects to the engine.
+    pub(crate) async fn of(engine: SocketAddr) -> Result<Self, Fault> {
+        Ok(Self { engine: Target::plain(engine), client: Client::connect(engine).await? })
+    }
+
+    /// How many chats the engine is answering.
+    pub(crate) async fn present(&mut self) -> Result<u64, Fault> {
+        let body = self.ask("/bench/present").await?;
+        body["chats"].as_u64().ok_or_else(|| "the engine does not tell who is present".into())
+    }
+
+    /// Waits until the engine answers no more than `most` chats, or `limit` is over: how many more
+    /// there are then.
+    pub(crate) async fn until_present(&mut self, most: u64, limit: Duration) -> Result<u64, Fault> {
+        let end = Instant::now() + limit;
+        loop {
+            let more = self.present().await?.saturating_sub(most);
+            if more == 0 || Instant::now() > end {
+                return Ok(more);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Asks until it knows `field` of `id`.
+    async fn until(
+        &mut self,
+        id: &str,
+        field: &str,
+        limit: Duration,
+    ) -> Result<Option<u64>, Fault> {
+        let (path, end) = (format!("/bench/departures?id={id}"), Instant::now() + limit);
+        while Instant::now() < end {
+            if let Some(ns) = self.ask(&path).await?["departures"][0][field].as_u64() {
+                return Ok(Some(ns));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(None)
+    }
+
+    async fn ask(&mut self, path: &str) -> Result<Value, Fault> {
+        Ok(serde_json::from_slice(&self.client.exchange(&self.engine.get(path)).await?)?)
+    }
+}
+
 /// Leaves `peer` once and asks `engine` when it noticed: milliseconds.
 pub(crate) async fn leave(
-    peer: SocketAddr,
+    peer: &Target,
     engine: SocketAddr,
     phase: Phase,
     id: &str,
 ) -> Result<f64, Fault> {
-    let mut ledger = Client::connect(engine).await?;
-    let mut client = Client::connect(peer).await?;
-    let request = chat(peer, phase != Phase::Unary, &json!({"hang": phase.hang(), "id": id}));
+    let mut ledger = Ledger::of(engine).await?;
+    let mut client = Client::connect(peer.address).await?;
+    let request = peer.chat(phase != Phase::Unary, &json!({"hang": phase.hang(), "id": id}));
     if phase == Phase::MidStream {
         client.stream_to_first(&request).await?;
     } else {
         client.send(&request).await?;
     }
-    until(&mut ledger, engine, id, "arrived_ns", ARRIVAL)
-        .await?
-        .ok_or("a request never arrived at the engine")?;
+    let arrived = ledger.until(id, "arrived_ns", ARRIVAL).await?;
+    arrived.ok_or("a request never arrived at the engine")?;
     tokio::time::sleep(SETTLE).await;
     let left_ns = monotonic_ns();
     drop(client);
-    let noticed = until(&mut ledger, engine, id, "departed_ns", NEVER).await?;
+    let noticed = ledger.until(id, "departed_ns", NEVER).await?;
     Ok(noticed.map_or(NEVER.as_secs_f64() * 1e3, |ns| {
         Duration::from_nanos(ns.saturating_sub(left_ns)).as_secs_f64() * 1e3
     }))
-}
-
-/// Asks the ledger until it knows `field` of `id`.
-async fn until(
-    ledger: &mut Client,
-    engine: SocketAddr,
-    id: &str,
-    field: &str,
-    limit: Duration,
-) -> Result<Option<u64>, Fault> {
-    let request = get(engine, &format!("/bench/departures?id={id}"));
-    let end = Instant::now() + limit;
-    while Instant::now() < end {
-        let body: Value = serde_json::from_slice(&ledger.exchange(&request).await?)?;
-        if let Some(ns) = body["departures"][0][field].as_u64() {
-            return Ok(Some(ns));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(None)
 }

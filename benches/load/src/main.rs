@@ -5,11 +5,16 @@ mod bounds;
 mod client;
 mod clock;
 mod departure;
+mod findings;
+mod fresh;
+mod growth;
 mod measure;
 mod peers;
 mod process;
 mod report;
 mod rounds;
+mod run;
+mod silent;
 mod stats;
 mod swaps;
 mod upstream;
@@ -35,10 +40,12 @@ struct Cli {
 enum Command {
     /// Serve as the fake engine, until a signal.
     Upstream(upstream::Options),
-    /// Start the engine and the peers, measure them in turns, print the table, check the bounds.
-    Run(rounds::Options),
+    /// Start the engine and the peers, measure them in turns, print the tables, check the bounds.
+    Run(run::Options),
     /// Let the daemon swap two simulated engines: what a swap costs beyond their own stop and load.
     Swaps(swaps::Options),
+    /// A steady load for an hour: does the daemon's memory grow, do its answers become slower?
+    Growth(growth::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,7 +65,8 @@ fn dispatch(command: Command) -> Result<bool, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         Command::Upstream(options) => runtime.block_on(upstream::serve(&options)).map(|()| true),
-        Command::Run(options) => runtime.block_on(rounds::run(&options)),
+        Command::Run(options) => runtime.block_on(run::run(&options)),
         Command::Swaps(options) => swaps::run(&options),
+        Command::Growth(options) => runtime.block_on(growth::run(&options)),
     }
 }

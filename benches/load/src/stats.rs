@@ -1,4 +1,6 @@
-//! Medians and ranges. It must never throw a value away.
+//! Medians, ranges and percentiles. It must never throw a value away.
+
+use crate::process::float;
 
 /// The middle of some values and how far they lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +22,14 @@ impl Spread {
         let (below, above) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
         Some(Self { median: f64::midpoint(below, above), low, high })
     }
+}
+
+/// The smallest value that at least this part of the sorted values does not exceed.
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a place in a slice
+    let place = (float(sorted.len() as u64) * part.clamp(0.0, 1.0)).ceil() as usize;
+    sorted.get(place.saturating_sub(1).min(last)).copied()
 }
 
 /// The order of one round: a shuffle by xorshift, so that a seed tells the whole schedule.
@@ -54,6 +64,16 @@ mod tests {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, low: 1.0, high: 3.0 }));
         assert_eq!(Spread::of([4.0, 1.0]).map(|s| s.median), Some(2.5));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(percentile(&values, 0.5), Some(100.0));
+        assert_eq!(percentile(&values, 0.99), Some(198.0));
+        assert_eq!(percentile(&values, 1.0), Some(200.0));
+        assert_eq!(percentile(&values, 0.0), Some(1.0));
+        assert_eq!(percentile(&[], 0.5), None);
     }
 
     #[test]

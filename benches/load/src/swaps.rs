@@ -74,15 +74,14 @@ fn start(options: &Options, folder: &Path) -> Result<(SocketAddr, Managed), Faul
             "chat_template": {"source": "embedded"}, "backend_config": {"model_path": format!("/models/{model}"), "extra_args": args}})
     };
     let entries: Vec<Value> = MODELS.iter().map(entry).collect();
-    fs::write(folder.join("model_registry.curated.json"), Value::from(entries).to_string())?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let settings = folder.join("chat_proxy.toml");
-    let text = format!(
-        "[server]\nport = 0\nregistry_dir = {:?}\n[vllm]\nvllm_port = {port}\n\
-         vllm_command = [{program:?}, \"sim-engine\", \"serve\"]\n",
-        folder.display().to_string()
+    // Before that bound the scheduler weighs a swap against what others would wait for it, which is a
+    // decision and no cost; here each request shall get its model at once.
+    let sections = format!(
+        "[scheduler]\nmax_swap_wait_s = 0\n[vllm]\nvllm_port = {port}\n\
+         vllm_command = [{program:?}, \"sim-engine\", \"serve\"]\n"
     );
-    fs::write(&settings, text)?;
+    let settings = imageworks::settle(folder, &Value::from(entries), &sections)?;
     imageworks::launch(&options.daemon, &settings, folder)
 }
 
@@ -170,8 +169,8 @@ fn print(options: &Options, measured: &[Swap]) -> Result<bool, Fault> {
     }
     let ours = Spread::of(measured.iter().map(Swap::ours)).ok_or("no swap was measured")?.median;
     let met = ours <= BOUND_MS;
-    let verdict = if met { "holds" } else { "IS BROKEN" };
-    writeln!(out, "\nbound: a swap costs at most {BOUND_MS} ms of ours: {ours:.1} ms, {verdict}")?;
+    let verdict = if met { "holds" } else { "does not hold" };
+    writeln!(out, "\n- {verdict}: a swap, ours: at most {BOUND_MS} ms; measured {ours:.1} ms")?;
     Ok(met)
 }
 

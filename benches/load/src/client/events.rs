@@ -1,7 +1,7 @@
 //! Counts and checks the events of one stream, so that a fast wrong answer is a failure.
 //! It must never care how a peer cut or merged them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 
@@ -14,6 +14,8 @@ pub(crate) struct Events {
     pub(crate) first: Option<Instant>,
     /// How many events of content.
     pub(crate) contents: usize,
+    /// When each event of content was there, if somebody wants to know.
+    times: Option<Vec<Instant>>,
     finished: bool,
     done: bool,
     carry: Vec<u8>,
@@ -28,6 +30,7 @@ impl Events {
         Self {
             first: None,
             contents: 0,
+            times: None,
             finished: false,
             done: false,
             carry: Vec::new(),
@@ -35,6 +38,17 @@ impl Events {
             token: Finder::new(TOKEN),
             finish: Finder::new("\"stop\""),
         }
+    }
+
+    /// Before the first byte of a stream whose pace matters.
+    pub(crate) fn timed(contents: usize) -> Self {
+        Self { times: Some(Vec::with_capacity(contents)), ..Self::new() }
+    }
+
+    /// The times between one event of content and the next.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = Duration> {
+        let times = self.times.as_deref().unwrap_or_default();
+        times.windows(2).map(|pair| pair[1] - pair[0])
     }
 
     /// Takes the next piece of the body.
@@ -76,6 +90,9 @@ impl Events {
             return wrong("an error in the stream");
         } else if self.token.find(data).is_some() {
             self.contents += 1;
+            if let Some(times) = &mut self.times {
+                times.push(Instant::now());
+            }
         } else if self.finish.find(data).is_some() {
             self.finished = true;
         }
@@ -116,6 +133,15 @@ mod tests {
     #[test]
     fn a_whole_stream_passes_however_it_is_cut() -> Result<(), Fault> {
         (1..=GOOD.len()).try_for_each(|step| outcome(GOOD, step))
+    }
+
+    #[test]
+    fn only_a_timed_stream_has_gaps_one_less_than_events() -> Result<(), Fault> {
+        for (mut events, gaps) in [(Events::timed(2), 1), (Events::new(), 0)] {
+            events.feed(GOOD.as_bytes())?;
+            assert_eq!(events.gaps().count(), gaps);
+        }
+        Ok(())
     }
 
     #[test]

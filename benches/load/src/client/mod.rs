@@ -3,7 +3,9 @@
 
 mod chunked;
 mod events;
+mod target;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -14,6 +16,7 @@ use crate::Fault;
 use crate::upstream::wire::ANSWER;
 use chunked::Chunked;
 pub(crate) use events::Events;
+pub(crate) use target::Target;
 
 const READ: usize = 64 * 1024;
 const MOST_HEADERS: usize = 64;
@@ -67,10 +70,20 @@ impl Client {
         contents: usize,
     ) -> Result<(Instant, Events), Fault> {
         let mut events = Events::new();
-        let sent = self.send(request).await?;
-        self.answer(|part| events.feed(part)).await?;
+        let sent = self.stream_into(request, &mut events).await?;
         events.check(contents)?;
         Ok((sent, events))
+    }
+
+    /// The same into `events`, which keep what has come if the caller does not wait for the end.
+    pub(crate) async fn stream_into(
+        &mut self,
+        request: &[u8],
+        events: &mut Events,
+    ) -> Result<Instant, Fault> {
+        let sent = self.send(request).await?;
+        self.answer(|part| events.feed(part)).await?;
+        Ok(sent)
     }
 
     /// Sends a chat and reads until its first content event; the rest is for whoever leaves.
@@ -91,15 +104,26 @@ impl Client {
         }
     }
 
-    /// Writes a request; the moment before the first byte went.
+    /// Writes a request; the moment before the first byte went. A peer may close a connection between
+    /// two answers, as Node does after five idle seconds; then this is on a new one.
     pub(crate) async fn send(&mut self, request: &[u8]) -> Result<Instant, Fault> {
-        if self.closing {
+        if self.closing || self.was_closed()? {
             self.stream = open(self.address).await?;
             self.closing = false;
         }
         let now = Instant::now();
         self.stream.write_all(request).await?;
         Ok(now)
+    }
+
+    /// Has the peer closed since its last answer?
+    fn was_closed(&self) -> Result<bool, Fault> {
+        match self.stream.try_read(&mut [0]) {
+            Ok(0) => Ok(true),
+            Ok(_) => Err("the peer sent something that nobody had asked for".into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn answer(
@@ -188,30 +212,4 @@ fn parse_head(buffer: &[u8]) -> Result<Option<(usize, Framing, bool)>, Fault> {
     }
     let framing = framing.ok_or("an answer with neither a length nor chunks")?;
     Ok(Some((used, framing, closing)))
-}
-
-/// A chat request for `host`, with the harness's knobs in `bench`.
-pub(crate) fn chat(host: SocketAddr, stream: bool, bench: &serde_json::Value) -> Vec<u8> {
-    let body = serde_json::json!({
-        "model": "bench",
-        "messages": [
-            {"role": "system", "content": "You are a helpful assistant. Answer in one sentence."},
-            {"role": "user", "content": "hello, who are you, and what can you do for me today?"},
-        ],
-        "temperature": 0,
-        "stream": stream,
-        "bench": bench,
-    })
-    .to_string();
-    format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
-         accept: */*\r\nauthorization: Bearer bench\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// A GET request.
-pub(crate) fn get(host: SocketAddr, path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: */*\r\n\r\n").into_bytes()
 }

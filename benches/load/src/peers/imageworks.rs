@@ -4,14 +4,15 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::START;
 use crate::Fault;
+use crate::client::Target;
 use crate::process::Managed;
 
 const ANNOUNCEMENT: &str = "listening on http://";
@@ -21,10 +22,16 @@ pub(super) fn start(
     program: &Path,
     engine: SocketAddr,
     folder: &Path,
-) -> Result<(SocketAddr, Option<Managed>), Fault> {
-    let settings = settle(engine, folder)?;
+) -> Result<(Target, Managed), Fault> {
+    let models = json!([{
+        "name": "bench",
+        "backend": "openai",
+        "backend_config": {"base_url": format!("http://{engine}/v1")},
+        "served_model_id": "bench",
+    }]);
+    let settings = settle(folder, &models, "")?;
     let (address, process) = launch(program, &settings, folder)?;
-    Ok((address, Some(process)))
+    Ok((Target::plain(address), process))
 }
 
 /// Starts the daemon with these settings in this folder.
@@ -50,22 +57,19 @@ pub(crate) fn launch(
     Ok((address, process))
 }
 
-/// Writes its settings and its registry; the path of the settings.
-fn settle(engine: SocketAddr, folder: &Path) -> Result<std::path::PathBuf, Fault> {
-    let registry = folder.join("registry");
-    fs::create_dir_all(&registry)?;
-    let models = json!([{
-        "name": "bench",
-        "backend": "openai",
-        "backend_config": {"base_url": format!("http://{engine}/v1")},
-        "served_model_id": "bench",
-    }]);
-    fs::write(registry.join("model_registry.curated.json"), models.to_string())?;
-    let settings = folder.join("chat_proxy.toml");
+/// Writes settings and registry as they lie in an installation: both in `configs`, the request log in
+/// `logs`. The daemon watches the folder of its settings, so a log in there would wake it with every
+/// line. `more` are further sections. The path of the settings.
+pub(crate) fn settle(folder: &Path, models: &Value, more: &str) -> Result<PathBuf, Fault> {
+    let (configs, logs) = (folder.join("configs"), folder.join("logs"));
+    fs::create_dir_all(&configs)?;
+    fs::create_dir_all(&logs)?;
+    fs::write(configs.join("model_registry.curated.json"), models.to_string())?;
+    let settings = configs.join("chat_proxy.toml");
     let text = format!(
-        "[server]\nhost = \"127.0.0.1\"\nport = 0\nregistry_dir = {:?}\nlog_path = {:?}\n",
-        registry.display().to_string(),
-        folder.join("chat.jsonl").display().to_string(),
+        "[server]\nhost = \"127.0.0.1\"\nport = 0\nregistry_dir = {:?}\nlog_path = {:?}\n{more}",
+        configs.display().to_string(),
+        logs.join("chat_proxy.jsonl").display().to_string(),
     );
     fs::write(&settings, text)?;
     Ok(settings)

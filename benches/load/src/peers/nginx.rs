@@ -1,40 +1,30 @@
 //! nginx, set up as one would in front of an engine: no buffering, kept-alive connections to the
 //! engine, no access log. It must never use the system's configuration or folders.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::unistd::geteuid;
 
-use super::free_port;
+use super::{free_port, serve};
 use crate::Fault;
+use crate::client::Target;
 use crate::process::Managed;
 
-/// Starts it; the address is free for others until it binds, so a rare start fails.
+/// Starts it.
 pub(super) fn start(
     program: &Path,
     engine: SocketAddr,
     folder: &Path,
-) -> Result<(SocketAddr, Option<Managed>), Fault> {
+) -> Result<(Target, Managed), Fault> {
     let address = free_port()?;
     let file = folder.join("nginx.conf");
     fs::write(&file, configuration(address, engine, folder))?;
-    let log = File::create(folder.join("error.log"))?;
-    let process = Managed::start(
-        Command::new(program)
-            .arg("-e")
-            .arg(folder.join("error.log"))
-            .arg("-p")
-            .arg(folder)
-            .arg("-c")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log),
-    )?;
-    Ok((address, Some(process)))
+    let mut command = Command::new(program);
+    command.arg("-e").arg(folder.join("error.log")).arg("-p").arg(folder).arg("-c").arg(&file);
+    Ok((Target::plain(address), serve(&mut command, folder)?))
 }
 
 fn configuration(listen: SocketAddr, engine: SocketAddr, folder: &Path) -> String {
@@ -43,13 +33,18 @@ fn configuration(listen: SocketAddr, engine: SocketAddr, folder: &Path) -> Strin
     let folder = folder.display();
     format!(
         "{user}daemon off;
+# As many as the daemon has threads for requests on the two cores of our tables.
 worker_processes 2;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log error;
-events {{ worker_connections 1024; }}
+# 512 streams are 1024 connections, and one worker may get most of them.
+worker_rlimit_nofile 4096;
+events {{ worker_connections 4096; }}
 http {{
+    # The daemon writes its request log; nginx is spared one.
     access_log off;
     tcp_nodelay on;
+    # No connection is closed for its age: new ones would be measured instead of requests.
     keepalive_requests 100000000;
     keepalive_timeout 1h;
     client_body_temp_path {folder}/body;
@@ -59,6 +54,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     upstream engine {{
         server {engine};
+        # Idle connections to the engine that each worker keeps.
         keepalive 64;
         keepalive_requests 100000000;
     }}
@@ -66,8 +62,10 @@ http {{
         listen {listen};
         location / {{
             proxy_pass http://engine;
+            # Both are needed to keep connections to the engine alive.
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
+            # Each event goes on when it comes, as streams need it.
             proxy_buffering off;
             proxy_read_timeout 1h;
         }}

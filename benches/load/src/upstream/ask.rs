@@ -25,7 +25,8 @@ pub(crate) struct Ask {
     pub(crate) events: usize,
     /// How many of them go into one write.
     pub(crate) per_write: usize,
-    /// The pause before each write of content (the runtime rounds it up to whole milliseconds).
+    /// The pace of the writes of content: one each time this is over, counted from the start of the
+    /// answer (the runtime rounds each moment up to a whole millisecond).
     pub(crate) delay_us: u64,
     /// Where to stop for good.
     pub(crate) hang: Option<Hang>,
@@ -34,10 +35,12 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    /// Reads a chat body: the usual fields and the harness's own, `"bench"`.
+    /// Reads a chat body: the usual fields and the harness's own, `"bench"`, which may also stand as
+    /// text in `"user"`, because some peers drop what they do not know.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Fault> {
         let value: Value = serde_json::from_slice(body)?;
-        let bench = &value["bench"];
+        let in_user = value["user"].as_str().map(serde_json::from_str).transpose()?;
+        let bench = in_user.as_ref().unwrap_or(&value["bench"]);
         let number = |key: &str, default: u64| bench[key].as_u64().unwrap_or(default);
         Ok(Self {
             stream: value["stream"].as_bool().unwrap_or(false),

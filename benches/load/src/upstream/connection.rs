@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::Engine;
 use super::ask::{Ask, Hang};
@@ -83,6 +84,10 @@ fn side_answer(path: &str, engine: &Engine) -> Vec<u8> {
         "/bench/departures" => {
             json_answer("200 OK", &engine.ledger.render(query.strip_prefix("id=")).to_string())
         }
+        "/bench/present" => json_answer(
+            "200 OK",
+            &serde_json::json!({"chats": engine.ledger.present()}).to_string(),
+        ),
         _ => json_answer("404 Not Found", r#"{"detail":"Not Found"}"#),
     }
 }
@@ -104,6 +109,7 @@ async fn chat(
         }
     };
     let id = ask.id.as_deref();
+    let _presence = engine.ledger.presence();
     id.inspect(|id| engine.ledger.arrived(id));
     let outcome = tokio::select! {
         biased;
@@ -142,13 +148,20 @@ async fn answer(output: &mut WriteHalf<'_>, ask: &Ask, engine: &Engine) -> Resul
 
 async fn contents(output: &mut WriteHalf<'_>, ask: &Ask, engine: &Engine) -> Result<(), Fault> {
     let mut left = ask.events;
+    let mut pace = pace(Duration::from_micros(ask.delay_us));
     while left > 0 {
-        if ask.delay_us > 0 {
-            tokio::time::sleep(Duration::from_micros(ask.delay_us)).await;
+        if let Some(pace) = &mut pace {
+            pace.tick().await;
         }
         let now = left.min(ask.per_write);
         output.write_all(engine.wire.contents(now)).await?;
         left -= now;
     }
     Ok(())
+}
+
+/// Ticks at fixed moments, the first one period from now: a late write does not push the later ones
+/// back, so the engine is no source of drift. After a stall it catches up without pausing.
+fn pace(period: Duration) -> Option<Interval> {
+    (period > Duration::ZERO).then(|| interval_at(Instant::now() + period, period))
 }

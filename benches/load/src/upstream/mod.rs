@@ -2,7 +2,7 @@
 //! It owns its listener and its connections; it must never be the slowest link, so every byte that
 //! it sends is rendered beforehand, and one thread serves all.
 
-mod ask;
+pub(crate) mod ask;
 mod connection;
 mod ledger;
 #[cfg(test)]
