@@ -230,6 +230,46 @@ fn the_backends_own_key_is_sent_and_a_missing_one_is_named() {
     assert!(!daemon.log_line().to_string().contains("up-s3cret"));
 }
 
+/// Heads of requests are prepared by address: who shares it shares no key, no user agent and no trace.
+#[test]
+fn entries_with_one_address_keep_their_keys_and_requests_their_headers_apart() {
+    let upstream = Upstream::answering("200 OK", "application/json", vllm::WHOLE);
+    let mut setup = Setup::new().env("KEY_A", "a-s3cret").env("KEY_B", "b-s3cret");
+    let mut entries = vec![entry("open", &upstream)];
+    for (name, key) in [("a", "KEY_A"), ("b", "KEY_B")] {
+        let mut keyed = entry(name, &upstream);
+        keyed["backend_config"]["api_key_env"] = json!(key);
+        entries.push(keyed);
+    }
+    for entry in entries {
+        setup = setup.entry(entry);
+    }
+    let daemon = setup.start();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (name, key, agent) in [
+        ("open", None, None),
+        ("a", Some("Bearer a-s3cret"), Some("one/1")),
+        ("open", None, None),
+        ("b", Some("Bearer b-s3cret"), Some("two/2")),
+        ("a", Some("Bearer a-s3cret"), None),
+    ] {
+        let body = json!({"model": name, "messages": []}).to_string();
+        let mut ask = Ask::chat(body);
+        if let Some(agent) = agent {
+            ask = ask.header("user-agent", agent).header("traceparent", trace);
+        }
+        assert_eq!(ask.reply(daemon.addr()).status(), 200);
+        let seen = upstream.seen().pop().unwrap();
+        assert_eq!(seen.header("authorization"), key, "{name}");
+        assert_eq!(seen.header("traceparent"), agent.map(|_| trace), "{name}");
+        let ours = concat!("imageworks-chat-proxy/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(seen.header("user-agent"), Some(agent.unwrap_or(ours)), "{name}");
+        let host = upstream.addr().to_string();
+        assert_eq!(seen.header("host"), Some(host.as_str()));
+        assert_eq!(seen.head.to_lowercase().matches("\r\nhost:").count(), 1, "{}", seen.head);
+    }
+}
+
 #[test]
 fn a_base_url_without_a_path_means_v1() {
     let upstream = Upstream::answering("200 OK", "application/json", vllm::WHOLE);

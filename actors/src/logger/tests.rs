@@ -168,3 +168,82 @@ async fn a_line_that_comes_before_a_new_writer_can_be_found_is_written_with_the_
     }
     arbiter.stop();
 }
+
+/// The writer is woken only where it does not look by itself. However records come, the last of them is
+/// written without anybody's help.
+#[actix_rt::test]
+async fn no_record_is_left_lying_however_they_come() {
+    const THREADS: usize = 4;
+    const EACH: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), u64::MAX, 1);
+    let arbiter = Arbiter::new();
+    let log = start(&settings, &arbiter).unwrap();
+    let threads = (0..THREADS).map(|thread| {
+        let log = log.clone();
+        std::thread::spawn(move || {
+            for id in 0..EACH {
+                log.write(record(id));
+                // Around the moments at which the writer stops looking.
+                if id % 7 == thread {
+                    std::thread::sleep(LOOK + Duration::from_micros((id as u64 * 37) % 500));
+                }
+            }
+        })
+    });
+    threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while log.waiting() > 0 {
+        assert!(tokio::time::Instant::now() < until, "{} records lie there", log.waiting());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ids(&settings.path).len(), THREADS * EACH);
+    arbiter.stop();
+}
+
+#[actix_rt::test]
+async fn the_first_record_after_a_pause_is_written_at_once_and_the_next_ones_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), u64::MAX, 1);
+    let (orders, mut woken) = tokio::sync::mpsc::unbounded_channel();
+    let told = Recorder(orders).start();
+    let figures = crate::metrics::Metrics::new().unwrap().log.clone();
+    let live = Live::new(settings.clone());
+    let log =
+        LogHandle::new(live, figures, Port::fixed(told.clone().recipient()), Port::new(|| None));
+    let log = log.unwrap();
+    (0..50).for_each(|id| log.write(record(id)));
+    woken.recv().await.unwrap();
+    assert!(woken.try_recv().is_err(), "once for all of them");
+    let writer = log.writer(Guard::unwatched(Role::Logger)).start();
+    while log.waiting() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // It goes on looking for a while, and then wants to be woken again.
+    while log.shared.looks.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    log.write(record(50));
+    woken.recv().await.unwrap();
+    assert_eq!(ids(&settings.path).len(), 50);
+    writer.do_send(Wake);
+    while log.waiting() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ids(&settings.path).len(), 51);
+}
+
+/// Notes that it is woken.
+struct Recorder(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Actor for Recorder {
+    type Context = Context<Self>;
+}
+
+impl Handler<Wake> for Recorder {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, _: &mut Self::Context) {
+        self.0.send(()).unwrap();
+    }
+}

@@ -37,7 +37,7 @@ pub(crate) const ALL: &[Stage] = &[
     Stage {
         name: "stream",
         what: "a stream of 64 chunks with default settings",
-        limit: 332_000,
+        limit: 50_500,
         run: plain_stream,
     },
     Stage {
@@ -49,31 +49,31 @@ pub(crate) const ALL: &[Stage] = &[
     Stage {
         name: "unary",
         what: "an answer in one piece with default settings",
-        limit: 34_500,
+        limit: 19_100,
         run: unary,
     },
     Stage {
         name: "watched",
         what: "the stream of 64 chunks with its telemetry: story, figures, its record handed to the log",
-        limit: 341_000,
+        limit: 59_500,
         run: |times| telemetry::watched(64, times),
     },
     Stage {
         name: "long",
         what: "a stream of 640 chunks",
-        limit: 3_180_000,
+        limit: 317_000,
         run: |times| plain(640, times),
     },
     Stage {
         name: "watched-long",
         what: "the same with its telemetry",
-        limit: 3_200_000,
+        limit: 334_000,
         run: |times| telemetry::watched(640, times),
     },
     Stage {
         name: "line",
         what: "a line of the request log, on the log's own thread",
-        limit: 9_500,
+        limit: 8_400,
         run: telemetry::line,
     },
 ];

@@ -95,12 +95,15 @@ impl Record {
 
     /// Adds the record as one line with its line end. An error: what was added of it is no line.
     pub fn write_line(&self, lines: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        lines.reserve(USUAL_LINE);
         serde_json::to_writer(&mut *lines, self)?;
         lines.push(b'\n');
         Ok(())
     }
 }
 
+/// What a line without conversation takes at most, as a rule.
+const USUAL_LINE: usize = 768;
 /// What a record without conversation takes, roughly.
 const BASE_WEIGHT: usize = 1024;
 
