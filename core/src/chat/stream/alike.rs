@@ -5,6 +5,10 @@
 //! fraction of reading them. Owns: those bytes. Must never do: take an event for the same whose text
 //! could end earlier or later than it seems, or one that has no text.
 
+/// More than this around a text is not remembered, in bytes: whatever is so large (log probabilities, for
+/// one) differs each time, and would be copied each time.
+const MOST_AROUND: usize = 4 << 10;
+
 /// The bytes around the text of an event that passed.
 #[derive(Debug, Default)]
 pub(super) struct Alike {
@@ -18,6 +22,10 @@ impl Alike {
     /// Remembers an event with text at this place, without its quotation marks.
     pub(super) fn learn(&mut self, event: &[u8], text: std::ops::Range<usize>) {
         self.around.clear();
+        if event.len() - text.len() > MOST_AROUND {
+            self.text = 0;
+            return;
+        }
         self.around.extend_from_slice(&event[..text.start]);
         self.around.extend_from_slice(&event[text.end..]);
         self.text = text.start;
@@ -78,6 +86,17 @@ mod tests {
         for other in ["", "data: [DONE]\n\n", "data: {\"a\":\"word\",\"b\":2}\n\n"] {
             assert_eq!(alike.length(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_large_is_not_remembered() {
+        let mut alike = learnt();
+        let large = format!("data: {{\"a\":\"word\",\"b\":\"{}\"}}\n\n", "x".repeat(MOST_AROUND));
+        let start = large.find("word").unwrap();
+        alike.learn(large.as_bytes(), start..start + 4);
+        assert_eq!(alike.length(large.as_bytes()), None);
+        assert_eq!(alike.length(EVENT.as_bytes()), None, "nor what was known before");
+        assert!(alike.around.is_empty());
     }
 
     #[test]
