@@ -68,7 +68,11 @@ fn every_figure_of_the_specification_is_there_and_well_formed() {
     }
     assert_eq!(Ask::chat("{}").reply(daemon.addr()).status(), 400);
     let b = "imageworks_proxy_requests_total{backend=\"vllm\",model=\"b\",status=\"200\"}";
-    eventually("it is counted", BOUND, || samples(daemon).contains_key(b).then_some(()));
+    let written = "imageworks_proxy_log_records_total{outcome=\"written\"}";
+    eventually("it is counted, and the records are written", BOUND, || {
+        let samples = samples(daemon);
+        (samples.contains_key(b) && samples.get(written) == Some(&3.0)).then_some(())
+    });
     let reply = Ask::get("/metrics").reply(daemon.addr());
     assert_eq!(reply.head.get("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = reply.text();
