@@ -5,7 +5,7 @@
 //!
 //! A stream's body travels beside its response until all middleware is behind it ([`StreamBody::send`],
 //! [`put_in_place`]): each layer of middleware would take its part of every piece, and the one that
-//! enters the request's span took as long as all of ours (300 instructions of 2,000).
+//! enters the request's span took a tenth of all that an event costs (230 instructions of 2,040).
 
 use std::convert::Infallible;
 use std::io;

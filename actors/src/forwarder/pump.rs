@@ -6,6 +6,7 @@
 //! costs more than the rest of its way.
 
 use std::future::poll_fn;
+use std::mem::take;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -52,8 +53,6 @@ const TOGETHER: usize = 16 << 10;
 enum Wake {
     Interrupt(Interrupt),
     Upstream(Event),
-    /// Chunks have come, and have gone through the chain.
-    Pushed(Result<Progress, Broken>),
     Due(Due),
 }
 
@@ -175,17 +174,7 @@ impl Pump<'_> {
         self.deadlines.poll_due(cx).map(Wake::Due)
     }
 
-    /// The same, once the answer is known to be a stream: its chunks go through the chain.
-    fn poll_flow(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        match std::task::ready!(self.poll_wake(cx)) {
-            Wake::Upstream(Event::Chunk(chunk)) => {
-                Poll::Ready(Wake::Pushed(self.push_all(chunk, cx)))
-            }
-            wake => Poll::Ready(wake),
-        }
-    }
-
-    /// The chunk's way, and that of all which have come with it.
+    /// The chunk's way through the chain into the channel, and that of all which have come with it.
     fn push_all(&mut self, mut chunk: Bytes, cx: &mut Context<'_>) -> Result<Progress, Broken> {
         let mut taken = 0;
         loop {
@@ -210,7 +199,7 @@ impl Pump<'_> {
 
     async fn pump(&mut self) -> Ending {
         loop {
-            let wake = poll_fn(|cx| self.poll_flow(cx)).await;
+            let wake = poll_fn(|cx| self.poll_wake(cx)).await;
             let ending = match wake {
                 Wake::Interrupt(why) => Some(Ending::Interrupted(why)),
                 Wake::Due(Due::Heartbeat) => {
@@ -219,9 +208,7 @@ impl Pump<'_> {
                 }
                 Wake::Due(Due::Timeout(error)) => Some(Ending::Failed(error)),
                 Wake::Upstream(Event::Head(head)) => self.head(head).await,
-                Wake::Pushed(pushed) => self.pushed(pushed).await,
-                // They have been pushed.
-                Wake::Upstream(Event::Chunk(_)) => None,
+                Wake::Upstream(Event::Chunk(chunk)) => self.chunks(chunk).await,
                 Wake::Upstream(Event::End) => Some(self.ended()),
                 Wake::Upstream(Event::Failed(error)) => Some(self.broke(error)),
                 Wake::Upstream(Event::Unsent(returned)) => Some(Ending::Unsent(returned)),
@@ -288,14 +275,13 @@ impl Pump<'_> {
                 }
                 Ok(Wake::Interrupt(why)) => return Err(Ending::Interrupted(why)),
                 Ok(Wake::Due(Due::Heartbeat)) => self.heartbeat(),
-                // Nothing of it goes through the chain.
-                Ok(Wake::Pushed(_)) => {}
             }
         }
     }
 
-    /// From the chain into the channel, and a wait only if that is full.
-    async fn pushed(&mut self, pushed: Result<Progress, Broken>) -> Option<Ending> {
+    /// Hands chunks on, and waits only if the channel is full.
+    async fn chunks(&mut self, mut first: Bytes) -> Option<Ending> {
+        let pushed = poll_fn(|cx| Poll::Ready(self.push_all(take(&mut first), cx))).await;
         self.deadlines.activity(self.chain.has_content());
         match pushed {
             Ok(Progress::Flowing) => {}

@@ -43,6 +43,15 @@ fn record(id: usize) -> Box<Record> {
     Box::new(Record { request_id: format!("r{id}"), ..Record::default() })
 }
 
+/// Waits for a condition that nobody tells of.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let bound = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < bound, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn ids(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
@@ -192,11 +201,7 @@ async fn no_record_is_left_lying_however_they_come() {
         })
     });
     threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
-    let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    while log.waiting() > 0 {
-        assert!(tokio::time::Instant::now() < until, "{} records lie there", log.waiting());
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("all are written", || log.waiting() == 0).await;
     assert_eq!(ids(&settings.path).len(), THREADS * EACH);
     arbiter.stop();
 }
@@ -216,20 +221,14 @@ async fn the_first_record_after_a_pause_is_written_at_once_and_the_next_ones_tog
     woken.recv().await.unwrap();
     assert!(woken.try_recv().is_err(), "once for all of them");
     let writer = log.writer(Guard::unwatched(Role::Logger)).start();
-    while log.waiting() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("all are written", || log.waiting() == 0).await;
     // It goes on looking for a while, and then wants to be woken again.
-    while log.shared.looks.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it rests", || !log.shared.looks.load(Ordering::SeqCst)).await;
     log.write(record(50));
     woken.recv().await.unwrap();
     assert_eq!(ids(&settings.path).len(), 50);
     writer.do_send(Wake);
-    while log.waiting() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("all are written", || log.waiting() == 0).await;
     assert_eq!(ids(&settings.path).len(), 51);
 }
 

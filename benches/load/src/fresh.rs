@@ -37,21 +37,12 @@ impl Fresh<'_> {
         shuffle: &mut Shuffle,
     ) -> Result<(), Fault> {
         writeln!(std::io::stderr(), "starts")?;
-        let mut spent = vec![Duration::ZERO; findings.len()];
-        for _ in 0..times {
-            for at in shuffle.order(findings.len()) {
-                let of_peer = &mut findings[at];
-                if of_peer.kind == Kind::Direct || spent[at] > ENOUGH {
-                    continue;
-                }
-                let begun = Instant::now();
-                let (_folder, peer) = self.start(of_peer.kind).await?;
-                of_peer.ready_ms.push(peer.ready.as_secs_f64() * 1e3);
-                drop(peer);
-                spent[at] += begun.elapsed();
-            }
-        }
-        Ok(())
+        each(findings, times, shuffle, async |of_peer: &mut Findings| {
+            let (_folder, peer) = self.start(of_peer.kind).await?;
+            of_peer.ready_ms.push(peer.ready.as_secs_f64() * 1e3);
+            Ok(())
+        })
+        .await
     }
 
     /// Opens silent streams through each peer so often, of each count through a process of its own.
@@ -62,21 +53,13 @@ impl Fresh<'_> {
         shuffle: &mut Shuffle,
     ) -> Result<(), Fault> {
         writeln!(std::io::stderr(), "silent streams")?;
-        let mut spent = vec![Duration::ZERO; findings.len()];
-        for _ in 0..times {
-            for at in shuffle.order(findings.len()) {
-                let of_peer = &mut findings[at];
-                if of_peer.kind == Kind::Direct || spent[at] > ENOUGH {
-                    continue;
-                }
-                let begun = Instant::now();
-                for (found, count) in of_peer.silent.iter_mut().zip(COUNTS) {
-                    found.extend(self.silent(of_peer.kind, count).await?);
-                }
-                spent[at] += begun.elapsed();
+        each(findings, times, shuffle, async |of_peer: &mut Findings| {
+            for (found, count) in of_peer.silent.iter_mut().zip(COUNTS) {
+                found.extend(self.silent(of_peer.kind, count).await?);
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     async fn silent(&self, kind: Kind, count: usize) -> Result<Option<Silent>, Fault> {
@@ -91,4 +74,25 @@ impl Fresh<'_> {
         let peer = Peer::start(kind, self.programs, self.engine, folder.path()).await?;
         Ok((folder, peer))
     }
+}
+
+/// Measures each peer that has a process so often, in a new order each time.
+async fn each(
+    findings: &mut [Findings],
+    times: usize,
+    shuffle: &mut Shuffle,
+    mut measure: impl AsyncFnMut(&mut Findings) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut spent = vec![Duration::ZERO; findings.len()];
+    for _ in 0..times {
+        for at in shuffle.order(findings.len()) {
+            if findings[at].kind == Kind::Direct || spent[at] > ENOUGH {
+                continue;
+            }
+            let begun = Instant::now();
+            measure(&mut findings[at]).await?;
+            spent[at] += begun.elapsed();
+        }
+    }
+    Ok(())
 }

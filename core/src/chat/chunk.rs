@@ -48,6 +48,14 @@ pub struct Choice<'a> {
     pub finish_reason: Option<&'a [u8]>,
 }
 
+/// As much of a finish reason is kept for the log, in bytes.
+const MAX_REASON: usize = 64;
+
+/// A finish reason as it is told.
+pub(super) fn shown_reason(reason: &[u8]) -> String {
+    String::from_utf8_lossy(&reason[..reason.len().min(MAX_REASON)]).into_owned()
+}
+
 impl Facts {
     fn says(&mut self, place: Range<usize>, value: &[u8]) {
         self.text = (!self.content && value.starts_with(b"\"")).then_some(place);

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::chunk::{Choice, Chunk, Facts};
+use super::chunk::{Choice, Chunk, Facts, shown_reason};
 use super::edits::{Edit, splice};
 use super::fields::{self, FieldRules};
 use super::sse::{self, EventTooLarge, Found, Payload, Splitter, is_error_event};
@@ -21,9 +21,6 @@ use alike::Alike;
 
 /// The event that ends a whole answer.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
-
-/// As much of a finish reason is kept for the log, in bytes.
-const MAX_REASON: usize = 64;
 
 /// Where the answer stands after some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -386,8 +383,7 @@ fn hear<'a>(
 ) -> Option<&'a [u8]> {
     begun.insert(choice.index);
     let reason = choice.finish_reason?;
-    let shown = &reason[..reason.len().min(MAX_REASON)];
-    summary.finish_reason.get_or_insert_with(|| String::from_utf8_lossy(shown).into_owned());
+    summary.finish_reason.get_or_insert_with(|| shown_reason(reason));
     (!finished.insert(choice.index)).then_some(reason)
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::chunk::{Chunk, Facts};
+use super::chunk::{Chunk, Facts, shown_reason};
 use super::usage::Usage;
 use crate::error::ApiError;
 use crate::json::Walker;
@@ -63,10 +63,6 @@ pub fn read(body: &[u8]) -> (Summary, Option<Facts>) {
         Chunk::Object(facts) => (summarize(body), Some(facts)),
         Chunk::Done | Chunk::Other => (summarize(body), None),
     }
-}
-
-fn shown_reason(reason: &[u8]) -> String {
-    String::from_utf8_lossy(&reason[..reason.len().min(64)]).into_owned()
 }
 
 /// Reads usage and finish reason off an answer.
